@@ -1,0 +1,52 @@
+# Two commands on a fresh machine with Python 3.11 or newer:
+#   make demo   a real model, before and after, with measured latency
+#   make test   the whole suite
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-heavy lint format corpus clean
+
+demo: .venv/.runtime
+	@$(BIN)/python -m models fetch u2netp || $(MAKE) --no-print-directory .venv/.torch
+	@$(BIN)/python -m bench.demo
+
+test: .venv/.dev
+	@echo "tests marked heavy are left out here: make test-heavy runs them"
+	$(BIN)/python -m pytest -n auto -m "not heavy"
+
+test-heavy: .venv/.dev
+	$(BIN)/python -m pytest -m heavy
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy --strict models bench
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+corpus: .venv/.runtime
+	$(BIN)/python -m models fetch --all
+
+clean:
+	rm -rf .venv demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit("onnxdecomp needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.runtime: .venv/.created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu]"
+	@touch $@
+
+# The pin comes first: an unpinned torch could bring gigabytes of CUDA libraries.
+.venv/.torch: .venv/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@touch $@
+
+.venv/.dev: .venv/.torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,torch,dev]"
+	@touch $@

@@ -1,0 +1,49 @@
+"""Tensor decomposition of trained CNNs: ONNX in, ONNX out.
+
+>>> import onnxdecomp
+>>> result = onnxdecomp.rewrite("in.onnx", 0.25)
+>>> result.save("out.onnx")
+"""
+
+from onnxdecomp.choose import Policy
+from onnxdecomp.compare import Fidelity, compare
+from onnxdecomp.errors import (
+    CheckError,
+    MissingExtraError,
+    ModelError,
+    NothingSelectedError,
+    OnnxdecompError,
+    OutputError,
+    RunError,
+    UsageError,
+)
+from onnxdecomp.plan import Choice, Plan
+from onnxdecomp.ranks import Ranks
+from onnxdecomp.report import Result, SiteReport, Totals
+from onnxdecomp.rewrite import rewrite
+from onnxdecomp.sites import ConvSite, find_sites
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckError",
+    "Choice",
+    "ConvSite",
+    "Fidelity",
+    "MissingExtraError",
+    "ModelError",
+    "NothingSelectedError",
+    "OnnxdecompError",
+    "OutputError",
+    "Plan",
+    "Policy",
+    "Ranks",
+    "Result",
+    "RunError",
+    "SiteReport",
+    "Totals",
+    "UsageError",
+    "compare",
+    "find_sites",
+    "rewrite",
+]

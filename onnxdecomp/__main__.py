@@ -1,0 +1,5 @@
+"""`python -m onnxdecomp` is the command line."""
+
+from onnxdecomp.cli import main
+
+main()

@@ -1,0 +1,138 @@
+"""How far two models' outputs are apart on the same inputs."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxdecomp.errors import CheckError
+from onnxdecomp.model import load
+from onnxdecomp.runtime import Outputs, open_in_onnxruntime
+from onnxdecomp.samples import Feeds, random_feeds
+from onnxdecomp.shapes import InputShapes
+from onnxdecomp.tensors import Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fidelity:
+    """How output b differs from output a, over all samples together.
+
+    Attributes:
+        name: of the output.
+        relative_l2: ‖a − b‖ / ‖a‖; None where a is zero and b is not, or nothing is numeric.
+        max_abs: largest |a − b|; None where nothing is numeric.
+        cosine: a·b / (‖a‖ ‖b‖); None where one is zero.
+        top1_agreement: share of equal argmax along the class axis: axis 1 of 4-D and larger outputs, the last
+            axis of 2-D and 3-D ones; None without such an axis of two or more.
+        new_nonfinite: values that are NaN or Inf in b and finite in a.
+    """
+
+    name: str
+    relative_l2: float | None
+    max_abs: float | None
+    cosine: float | None
+    top1_agreement: float | None
+    new_nonfinite: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of this output in a JSON report."""
+        return {field: getattr(self, field) for field in self.__slots__}
+
+
+class Tally:
+    """Sums over samples, from which the fidelity of one output follows. NaN and Inf of a are left out."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._squares = np.zeros(4)  # ‖a − b‖², ‖a‖², ‖b‖², a·b
+        self._max_abs: float | None = None
+        self._agreeing = self._compared = self._new_nonfinite = 0
+
+    def add(self, a: Array, b: Array) -> None:
+        """Count one pair of outputs.
+
+        Raises:
+            CheckError: their shapes or types differ.
+        """
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise CheckError(
+                f"output '{self._name}' changed from {a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}"
+            )
+        if a.dtype.kind in "OSU":  # strings
+            return
+        wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+        known = np.isfinite(wide_a)
+        both = known & np.isfinite(wide_b)
+        self._new_nonfinite += int(known.sum() - both.sum())
+        x, y = wide_a[both], wide_b[both]
+        self._squares += ((x - y) ** 2).sum(), (x**2).sum(), (y**2).sum(), (x * y).sum()
+        self._max_abs = max(self._max_abs or 0.0, float(np.abs(x - y).max(initial=0.0)))
+        axis = 1 if a.ndim >= 4 else a.ndim - 1
+        if a.ndim >= 2 and a.shape[axis] > 1:
+            equal = wide_a.argmax(axis) == wide_b.argmax(axis)
+            self._agreeing += int(equal.sum())
+            self._compared += equal.size
+
+    def fidelity(self) -> Fidelity:
+        """What the pairs counted so far come to."""
+        difference, norm_a, norm_b, dot = self._squares
+        relative = math.sqrt(difference / norm_a) if norm_a else (None if difference else 0.0)
+        return Fidelity(
+            name=self._name,
+            relative_l2=None if self._max_abs is None else relative,
+            max_abs=self._max_abs,
+            cosine=float(dot / math.sqrt(norm_a * norm_b)) if norm_a * norm_b > 0 else None,
+            top1_agreement=self._agreeing / self._compared if self._compared else None,
+            new_nonfinite=self._new_nonfinite,
+        )
+
+
+def compare_outputs(pairs: Iterable[tuple[Outputs, Outputs]]) -> list[Fidelity]:
+    """The fidelity of each output over pairs of runs (a, b).
+
+    Raises:
+        CheckError: b lacks an output of a, or one changed its shape or type.
+    """
+    tallies: dict[str, Tally] = {}
+    for a, b in pairs:
+        if missing := sorted(set(a) - set(b)):
+            raise CheckError(f"output '{missing[0]}' is missing from the second model")
+        for name, value in a.items():
+            if isinstance(value, np.ndarray | np.generic):
+                tallies.setdefault(name, Tally(name)).add(np.asarray(value), np.asarray(b[name]))
+    return [tally.fidelity() for tally in tallies.values()]
+
+
+def compare(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    feeds: Iterable[Feeds] | None = None,
+    *,
+    input_shapes: InputShapes | None = None,
+) -> list[Fidelity]:
+    """Run the models at paths `a` and `b` in ONNX Runtime on the same inputs.
+
+    Args:
+        a: the reference.
+        b: the model judged against it; it must have the inputs of `a`.
+        feeds: sets of inputs; None makes up one set of random ones.
+        input_shapes: for random inputs with unknown dimensions.
+
+    Returns:
+        One Fidelity per output of `a`.
+
+    Raises:
+        ModelError, RunError, MissingExtraError: a model does not load or run.
+        UsageError: random inputs cannot be made up for unknown dimensions.
+        CheckError: an output is missing or changed its shape or type.
+    """
+    model = load(a).proto
+    sets = feeds if feeds is not None else [random_feeds(model, input_shapes or {})]
+    first, second = open_in_onnxruntime(Path(a)), open_in_onnxruntime(Path(b))
+    return compare_outputs((first.run(each), second.run(each)) for each in sets)

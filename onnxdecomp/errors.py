@@ -1,0 +1,59 @@
+"""What can go wrong, as one small tree.
+
+::
+
+    OnnxdecompError          exit code 2: the command cannot be carried out as given
+    ├── ModelError           the input is not an ONNX model, or part of it is missing
+    ├── UsageError           an option, rank, plan or regular expression that cannot be obeyed
+    ├── RunError             no runtime here can load or run the model
+    ├── MissingExtraError    an optional package is needed and not installed
+    ├── OutputError          the output cannot be written; nothing was
+    ├── NothingSelectedError exit code 3: no Conv was chosen for decomposition
+    └── CheckError           exit code 1: the rewritten model failed its check; nothing was written
+
+Every message is one line: what is wrong, where, and what to do.
+"""
+
+
+class OnnxdecompError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 2
+
+
+class ModelError(OnnxdecompError):
+    """The input is not an ONNX model, or a part of it is missing."""
+
+
+class UsageError(OnnxdecompError):
+    """An option, rank, plan or regular expression that cannot be obeyed."""
+
+
+class RunError(OnnxdecompError):
+    """No runtime here can load or run the model."""
+
+
+class MissingExtraError(OnnxdecompError):
+    """An optional package is needed and not installed."""
+
+
+class OutputError(OnnxdecompError):
+    """The output cannot be written; nothing was."""
+
+
+class NothingSelectedError(OnnxdecompError):
+    """No Conv was chosen for decomposition."""
+
+    exit_code = 3
+
+
+class CheckError(OnnxdecompError):
+    """The rewritten model failed its check; nothing was written."""
+
+    exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """The first non-empty line of an error's text, for a message of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

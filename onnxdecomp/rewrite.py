@@ -1,0 +1,164 @@
+"""The pass: a model and a rank in, the same model with chains of small convolutions out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from onnx import ModelProto
+
+from onnxdecomp.choose import Policy, chain_macs, chain_params, choose
+from onnxdecomp.errors import NothingSelectedError, UsageError
+from onnxdecomp.factoring import Errors, Factored, Job, factor, find_jobs
+from onnxdecomp.model import Model, as_model
+from onnxdecomp.plan import Choice, Plan, verify
+from onnxdecomp.ranks import RankRule, parse_rank
+from onnxdecomp.report import Result, SiteReport, Totals
+from onnxdecomp.shapes import InputShapes
+from onnxdecomp.sites import ConvSite, Survey, survey
+from onnxdecomp.splice import Splicer
+
+EXCLUDED = "excluded by the user"
+NOT_PLANNED = "not in the plan"
+
+Decisions = dict[str, Choice | str]
+Track = Callable[[Sequence[Job]], Iterable[Job]]
+
+
+def rewrite(
+    model: ModelProto | str | os.PathLike[str] | Model,
+    rank: str | int | float | None = None,
+    *,
+    plan: Plan | None = None,
+    policy: Policy | None = None,
+    only: str | None = None,
+    skip: str | None = None,
+    fold_bn: bool = True,
+    freeze_weights: bool = False,
+    input_shapes: InputShapes | None = None,
+    scratch: Path | None = None,
+    track: Track = lambda jobs: jobs,
+) -> Result:
+    """Replace Convs by Tucker chains; everything else of the model stays as it is.
+
+    Args:
+        model: a path, or a ModelProto that holds all its data; never changed.
+        rank: 0.25, "in=0.25,out=0.5", 32 or "in=16,out=32"; see `onnxdecomp.ranks`.
+        plan: explicit choices instead of `rank`, carried out to the letter.
+        policy: what `rank` may choose; see `Policy`.
+        only: regular expression searched in site names: the others are kept.
+        skip: regular expression searched in site names: these are kept.
+        fold_bn: fold a BatchNormalization that alone consumes a Conv before factoring.
+        freeze_weights: treat weights that callers may override as constant.
+        input_shapes: shapes for inputs with unknown dimensions, for the costs reported.
+        scratch: folder for the factors of external weights until they are saved; None is the system's.
+        track: wraps the sequence of jobs, to show progress.
+
+    Returns:
+        The rewritten model, the plan carried out, and a report per site.
+
+    Raises:
+        ModelError: the file is no whole ONNX model.
+        UsageError: a rank, plan, shape or regular expression that cannot be obeyed.
+        NothingSelectedError: no Conv was chosen (an explicitly empty plan is fine).
+    """
+    if (rank is None) == (plan is None):
+        raise UsageError("give either a rank (--rank 0.25) or a plan (--plan FILE), one of the two")
+    rule = parse_rank(rank) if rank is not None else None
+    edited = as_model(model)
+    if isinstance(model, ModelProto | Model):
+        edited = edited.copy()
+    before = edited.nbytes()
+    found = survey(edited, input_shapes=input_shapes or {}, freeze=freeze_weights, fold_bn=fold_bn)
+    sites = [anchor.site for anchor in found.anchors]
+    if plan is not None:
+        verify(plan, sites)
+    decisions = {site.name: _decide(site, rule, plan, policy or Policy()) for site in sites}
+    decisions = _exclude(decisions, sites, only, skip)
+
+    splicer = Splicer(edited, found, scratch)
+    outcomes: dict[str, Errors] = {}
+    for job in track(find_jobs(found, decisions)):
+        outcome = factor(job, edited.folder)
+        names = [anchor.site.name for anchor in job.anchors]
+        if isinstance(outcome, Factored):
+            splicer.install(job, outcome.chain)
+            outcomes |= dict.fromkeys(names, outcome.errors)
+        elif plan is not None:
+            raise UsageError(f"plan, site '{names[0]}' cannot be decomposed: {outcome}")
+        else:
+            decisions |= dict.fromkeys(names, outcome)
+    if not outcomes and (plan is None or plan.sites):
+        raise NothingSelectedError(_why_nothing(decisions))
+    rewritten = splicer.finish()
+    reports = tuple(_report(site, decisions[site.name], outcomes.get(site.name)) for site in sites)
+    return Result(
+        rewritten=rewritten,
+        plan=Plan({name: choice for name, choice in decisions.items() if isinstance(choice, Choice)}),
+        sites=reports,
+        totals=_totals(found, reports, (before, rewritten.nbytes())),
+        notes=found.notes,
+    )
+
+
+def _decide(site: ConvSite, rule: RankRule | None, plan: Plan | None, policy: Policy) -> Choice | str:
+    if site.obstacle is not None:
+        return site.obstacle
+    if rule is not None:
+        return choose(site, rule, policy)
+    return plan.sites.get(site.name, NOT_PLANNED) if plan is not None else NOT_PLANNED
+
+
+def _exclude(
+    decisions: Decisions, sites: Sequence[ConvSite], only: str | None, skip: str | None
+) -> Decisions:
+    try:
+        keep, drop = re.compile(only or ""), re.compile(skip) if skip else None
+    except re.error as error:
+        raise UsageError(f"'{error.pattern!s}' is not a regular expression: {error.msg}") from error
+    return {
+        site.name: decisions[site.name]
+        if site.obstacle or (keep.search(site.name) and not (drop and drop.search(site.name)))
+        else EXCLUDED
+        for site in sites
+    }
+
+
+def _why_nothing(decisions: Decisions) -> str:
+    if not decisions:
+        return "nothing to decompose: the model has no Conv; nothing was written"
+    (reason, count), *_ = Counter(str(reason).split(":")[0] for reason in decisions.values()).most_common(1)
+    return (
+        f"nothing to decompose: all {len(decisions)} Convs are kept, {count} of them because: {reason}; "
+        "nothing was written (`onnxdecomp inspect` lists the reasons)"
+    )
+
+
+def _report(site: ConvSite, decision: Choice | str, errors: Errors | None) -> SiteReport:
+    if isinstance(decision, str) or errors is None:
+        return SiteReport(
+            site=site, choice=None, reason=str(decision), after=(site.params, site.macs), errors=None
+        )
+    after = (chain_params(site, decision), chain_macs(site, decision))
+    return SiteReport(site=site, choice=decision, reason=None, after=after, errors=errors)
+
+
+def _totals(found: Survey, reports: Sequence[SiteReport], nbytes: tuple[int, int]) -> Totals:
+    """Sums over all sites, a weight that several share counted once; None where one is not known."""
+    stored: dict[object, tuple[int | None, int | None]] = {}
+    for anchor, report in zip(found.anchors, reports, strict=True):
+        key = anchor.weight.key if anchor.weight is not None else anchor.site.name
+        stored[key, report.choice] = (report.site.params, report.after[0])
+    return Totals(
+        params=(_sum(before for before, _ in stored.values()), _sum(after for _, after in stored.values())),
+        macs=(_sum(r.site.macs for r in reports), _sum(r.after[1] for r in reports)),
+        nbytes=nbytes,
+    )
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    listed = list(values)
+    return None if None in listed else sum(value for value in listed if value is not None)

@@ -1,0 +1,161 @@
+"""What the command line prints: tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from onnxdecomp.check import Check
+from onnxdecomp.choose import Policy, fitting_methods
+from onnxdecomp.compare import Fidelity
+from onnxdecomp.report import Result, SiteReport, Totals
+from onnxdecomp.sites import ConvSite
+
+_UNKNOWN = "?"
+
+
+def si(value: float | None, unit: str = "") -> str:
+    """`value` in three digits with its SI prefix: 1.61 M, 44.7 MB; "?" where not known."""
+    if value is None:
+        return _UNKNOWN
+    for prefix, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return (
+                f"{value / scale:.3g} {prefix}{unit}"
+                if value < 999.5 * scale
+                else f"{value / scale:.0f} {prefix}{unit}"
+            )
+    return f"{value:g} {unit}".rstrip()
+
+
+def _ratio(before: int | None, after: int | None) -> str:
+    return f"{before / after:.2f}× less" if before and after else ""
+
+
+def totals_table(totals: Totals) -> Table:
+    """Parameters, multiply-accumulates and size, before and after."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for name in ("", "before", "after", ""):
+        table.add_column(name, justify="right" if name else "left")
+    rows = (
+        ("Conv parameters", totals.params, ""),
+        ("Conv MACs", totals.macs, ""),
+        ("file size", totals.nbytes, "B"),
+    )
+    for name, (before, after), unit in rows:
+        table.add_row(name, si(before, unit), si(after, unit), _ratio(before, after))
+    return table
+
+
+def _site_columns(table: Table, *names: str) -> None:
+    table.add_column("site", overflow="fold", ratio=3)
+    for name in names:
+        table.add_column(name, no_wrap=True)
+
+
+def _geometry(site: ConvSite) -> tuple[str, str]:
+    kernel = "×".join(map(str, site.kernel)) or _UNKNOWN
+    channels = f"{site.channels[0]}→{site.channels[1]}" if site.channels else _UNKNOWN
+    return kernel, channels + (f" /{site.groups}" if site.groups not in (1, None) else "")
+
+
+def _sites_table(reports: Sequence[SiteReport]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, expand=False)
+    _site_columns(table, "kernel", "channels", "method", "ranks", "params", "MACs")
+    table.add_column("weight error", justify="right", no_wrap=True)
+    for report in reports:
+        if report.choice is None or report.errors is None:
+            continue
+        ranks = report.choice.ranks
+        table.add_row(
+            escape(report.site.name),
+            *_geometry(report.site),
+            report.choice.method,
+            " ".join(
+                f"{side}={r}" for side, r in (("in", ranks.input), ("out", ranks.output)) if r is not None
+            ),
+            f"{si(report.site.params)} → {si(report.after[0])}",
+            f"{si(report.site.macs)} → {si(report.after[1])}",
+            f"{report.errors.weight:.3f}",
+        )
+    return table
+
+
+def _kept_table(reports: Sequence[SiteReport]) -> Table:
+    """Why the other Convs were kept: one row for each reason, with the first few names."""
+    by_reason: dict[str, list[str]] = {}
+    for report in reports:
+        if report.reason is not None:
+            by_reason.setdefault(report.reason, []).append(report.site.name)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("kept", justify="right")
+    table.add_column("because")
+    table.add_column("sites", overflow="fold")
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        table.add_row(str(len(names)), escape(reason), escape(", ".join(names[:3]) + more))
+    return table
+
+
+def result_view(result: Result) -> RenderableType:
+    """The whole outcome of a rewrite: totals first, then what was rewritten, then what was kept and why."""
+    chosen = sum(report.choice is not None for report in result.sites)
+    parts: list[RenderableType] = [
+        totals_table(result.totals),
+        f"\n{chosen} of {len(result.sites)} Convs rewritten\n",
+    ]
+    parts += [_sites_table(result.sites)] if chosen else []
+    parts += ["", _kept_table(result.sites)] if chosen < len(result.sites) else []
+    return Group(*parts, *(f"note: {escape(note)}" for note in result.notes))
+
+
+def check_view(outcome: Check) -> RenderableType:
+    """The check's verdict and how far the outputs are apart."""
+    if outcome.status != "passed":
+        return f"\nnot checked: {escape(outcome.reason or '')}"
+    return Group(
+        f"\ncheck passed: both models run in {outcome.engine}; on random inputs their outputs differ by\n",
+        fidelity_table(outcome.outputs),
+        "\nAccuracy is not verified: random inputs say nothing of it. Compare on samples of your own with\n"
+        "`onnxdecomp compare IN OUT --data samples.npz`.",
+    )
+
+
+def fidelity_table(outputs: Sequence[Fidelity]) -> Table:
+    """One row for each output."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("output", overflow="fold")
+    for name in ("relative L2", "max abs", "cosine", "top-1 agreement"):
+        table.add_column(name, justify="right")
+    for each in outputs:
+        values = (each.relative_l2, each.max_abs, each.cosine)
+        agreement = "–" if each.top1_agreement is None else f"{each.top1_agreement:.1%}"
+        table.add_row(escape(each.name), *("–" if v is None else f"{v:.3g}" for v in values), agreement)
+    return table
+
+
+def inspect_view(sites: Sequence[ConvSite], policy: Policy, notes: Sequence[str]) -> RenderableType:
+    """Every Conv, what it costs, and how it can be decomposed or why not."""
+    fits = [fitting_methods(site, policy) for site in sites]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    _site_columns(table, "kernel", "channels /groups", "params", "MACs")
+    table.add_column("decomposition, or why none", ratio=3)
+    for site, fit in zip(sites, fits, strict=True):
+        how = escape(fit) if isinstance(fit, str) else f"[green]{' or '.join(fit)}[/green]"
+        table.add_row(escape(site.name), *_geometry(site), si(site.params), si(site.macs), how)
+    able = [site for site, fit in zip(sites, fits, strict=True) if not isinstance(fit, str)]
+    macs = [site.macs for site in sites]
+    known = [m for m in macs if m is not None]
+    total = si(sum(known)) if len(known) == len(macs) else "unknown (fix the shapes with --input-shape)"
+    share = (
+        f", {sum(s.macs or 0 for s in able) / sum(known):.0%} of them there" if able and sum(known) else ""
+    )
+    head = (
+        f"{len(able)} of {len(sites)} Convs can be decomposed; "
+        f"{si(sum(s.params or 0 for s in sites))} parameters, MACs: {total}{share}\n"
+    )
+    return Group(head, *(f"note: {escape(note)}\n" for note in notes), table)

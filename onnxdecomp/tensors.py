@@ -1,0 +1,142 @@
+"""Every tensor a model stores, and the bytes of those it keeps in other files.
+
+ONNX keeps large tensors outside the protobuf: a TensorProto with `data_location` EXTERNAL names a file
+(relative to the model's folder), an offset and a length (onnx/docs/ExternalData.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxdecomp.errors import ModelError
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of bytes in a file: where an external tensor's data lie."""
+
+    file: Path
+    offset: int
+    length: int
+
+    def read(self) -> bytes:
+        """The bytes themselves."""
+        with self.file.open("rb") as stream:
+            stream.seek(self.offset)
+            return stream.read(self.length)
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the tensor's data lie outside the protobuf."""
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+def extent(tensor: TensorProto, folder: Path) -> Extent:
+    """Where the data of the external `tensor` of a model in `folder` lie.
+
+    A missing length means "as many bytes as the shape and type need".
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    if not entries.get("location"):
+        raise ModelError(f"tensor '{tensor.name}': its external data have no location; the file is damaged")
+    try:
+        offset = int(entries.get("offset") or 0)
+        length = int(entries.get("length") or _byte_length(tensor))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"tensor '{tensor.name}': its external data entry is damaged ({error})") from error
+    return Extent(folder / entries["location"], offset, length)
+
+
+def _byte_length(tensor: TensorProto) -> int:
+    elements: int = math.prod(tensor.dims)
+    return elements * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def inline_nbytes(model: ModelProto) -> int:
+    """Bytes of the tensors kept inside the protobuf, computed from shapes: nothing is serialised."""
+    return sum(
+        _byte_length(t)
+        for t in all_tensors(model)
+        if not is_external(t) and t.data_type != TensorProto.STRING
+    )
+
+
+def read(tensor: TensorProto, folder: Path) -> Array:
+    """The values of `tensor`, in its own shape and dtype (bfloat16 as ml_dtypes.bfloat16).
+
+    Leaves `tensor` as it is: external data are read for the call alone.
+    """
+    if is_external(tensor):
+        data = extent(tensor, folder).read()
+        inline = TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=data)
+        return numpy_helper.to_array(inline)
+    return numpy_helper.to_array(tensor)
+
+
+def verify_external(model: ModelProto, folders: Iterable[Path], folder: Path) -> None:
+    """Refuse external data that are absent, too short, or outside the model's folder.
+
+    A path that leaves the folder could make a model read any file of its user (CVE-2024-5187 and its like).
+    Symbolic links are followed, and may end only in one of `folders`: the model's, and the folder its own
+    link leads to, as in download caches that link files into a blob store.
+    """
+    allowed = [root.resolve() for root in folders]
+    for tensor in all_tensors(model):
+        if not is_external(tensor):
+            continue
+        part = extent(tensor, folder)
+        location = next(e.value for e in tensor.external_data if e.key == "location")
+        where = f"external data '{location}' of tensor '{tensor.name}'"
+        if PurePosixPath(location).is_absolute() or ".." in PurePosixPath(location.replace("\\", "/")).parts:
+            raise ModelError(f"{where} point outside the model's folder; refused")
+        if not any(part.file.resolve().is_relative_to(root) for root in allowed):
+            raise ModelError(f"{where} lead outside the model's folder through a link; refused")
+        if not part.file.is_file():
+            raise ModelError(f"{where} are missing; put the file beside the model")
+        if part.offset < 0 or part.length < 0 or part.offset + part.length > part.file.stat().st_size:
+            raise ModelError(f"{where} end before byte {part.offset + part.length}; the file is truncated")
+
+
+def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every TensorProto of `model`, wherever it stands, in a fixed order."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+    for info in model.training_info:
+        yield from _graph_tensors(info.initialization)
+        yield from _graph_tensors(info.algorithm)
+
+
+def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for found in node.attribute:
+            yield from _attribute_tensors(found)
+
+
+def _attribute_tensors(found: AttributeProto) -> Iterator[TensorProto]:
+    if found.HasField("t"):
+        yield found.t
+    yield from found.tensors
+    sparse = [found.sparse_tensor] if found.HasField("sparse_tensor") else []
+    for each in (*sparse, *found.sparse_tensors):
+        yield from (each.values, each.indices)
+    if found.HasField("g"):
+        yield from _graph_tensors(found.g)
+    for graph in found.graphs:
+        yield from _graph_tensors(graph)
