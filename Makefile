@@ -39,7 +39,7 @@ clean:
 	@touch $@
 
 .venv/.runtime: .venv/.created pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,plot]"
 	@touch $@
 
 # The pin comes first: an unpinned torch could bring gigabytes of CUDA libraries.
@@ -48,5 +48,5 @@ clean:
 	@touch $@
 
 .venv/.dev: .venv/.torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,torch,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,plot,torch,dev]"
 	@touch $@
