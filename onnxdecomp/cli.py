@@ -22,7 +22,7 @@ from onnxdecomp.check import Baseline, Check, baseline, check
 from onnxdecomp.choose import Policy, fitting_methods
 from onnxdecomp.compare import compare as compare_models
 from onnxdecomp.errors import OnnxdecompError, UsageError
-from onnxdecomp.model import load, staged, write_text
+from onnxdecomp.model import load, require_target, staged, write_text
 from onnxdecomp.plan import Plan
 from onnxdecomp.report import Result
 from onnxdecomp.rewrite import rewrite as rewrite_model
@@ -102,6 +102,8 @@ def inspect(
     """List every Conv: what it costs, and how it can be decomposed or why not."""
     policy = Policy(min_channels=min_channels)
     source = load(model)
+    if json_file is not None:
+        require_target(json_file, source.files())
     found = survey_with_weights(source, input_shapes=parse_input_shapes(input_shape), freeze=freeze_weights)
     sites = [anchor.site for anchor in found.anchors]
     if json_file is not None:
@@ -165,6 +167,8 @@ def rewrite(
     policy = Policy(method=method, min_channels=min_channels, align=align, allow_slower=allow_slower)
     shapes = parse_input_shapes(input_shape)
     keep = load(model).files()
+    for target in filter(None, (output, save_plan, json_file)):
+        require_target(target, keep)
     chosen = Plan.load(plan) if plan is not None else None
     standard = _baseline(model, shapes, "--dry-run" if dry_run else None if run_check else "--no-check")
     result = rewrite_model(

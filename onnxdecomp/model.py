@@ -29,6 +29,13 @@ PROTOBUF_LIMIT = 2**31 - 2**24
 # Where a large tensor may begin in a data file, so that runtimes can map it into memory (64 KiB: Windows).
 _ALIGN_LARGE, _ALIGN_SMALL, _LARGE = 65536, 64, 1 << 20
 _COPY_CHUNK = 1 << 24
+_HINTS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that can be written",
+    errno.EPERM: "choose a folder that can be written",
+}
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -40,15 +47,17 @@ class Spool:
     @classmethod
     def create(cls, beside: Path | None) -> Spool:
         """A new scratch folder in `beside`, or where the system keeps temporary files."""
-        spool = cls(Path(tempfile.mkdtemp(prefix=".onnxdecomp.", dir=beside)).resolve())
+        with _explained(beside or Path(tempfile.gettempdir())):
+            spool = cls(Path(tempfile.mkdtemp(prefix=".onnxdecomp.", dir=beside)).resolve())
         weakref.finalize(spool, shutil.rmtree, spool.folder, ignore_errors=True)
         return spool
 
     def store(self, tensor: TensorProto) -> None:
         """Move the raw data of `tensor` into a file of the scratch folder; the tensor becomes external."""
-        descriptor, name = tempfile.mkstemp(dir=self.folder)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(tensor.raw_data)
+        with _explained(self.folder):
+            descriptor, name = tempfile.mkstemp(dir=self.folder)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(tensor.raw_data)
         _point(tensor, Path(name), 0, len(tensor.raw_data))
 
 
@@ -145,6 +154,11 @@ def _require_model(proto: ModelProto, what: str) -> None:
         )
 
 
+def data_path(path: Path) -> Path:
+    """Where the external data of a model written to `path` go."""
+    return path.with_name(path.name + ".data")
+
+
 @contextlib.contextmanager
 def staged(model: Model, path: Path, keep: set[Path]) -> Iterator[Path]:
     """Write `model` to a scratch folder beside `path`, and move it into place when the block succeeds.
@@ -161,11 +175,11 @@ def staged(model: Model, path: Path, keep: set[Path]) -> Iterator[Path]:
         OutputError: the folder is missing, read-only or full.
         UsageError: `path` or its data file is one of `keep`.
     """
-    data = path.with_name(path.name + ".data")
-    _refuse_overwrite(path, keep)
+    data = data_path(path)
+    require_target(path, keep)
     external = bool(model.extents()) or inline_nbytes(model.proto) > PROTOBUF_LIMIT
     if external:
-        _refuse_overwrite(data, keep)
+        require_target(data, keep)
     with _explained(path):
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -191,7 +205,7 @@ def write_text(path: Path, text: str, keep: set[Path]) -> None:
         OutputError: the folder is missing, read-only or full.
         UsageError: `path` is one of `keep`.
     """
-    _refuse_overwrite(path, keep)
+    require_target(path, keep)
     with _explained(path):
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8")
@@ -202,15 +216,23 @@ def write_text(path: Path, text: str, keep: set[Path]) -> None:
             staged_file.replace(path)
 
 
-def _refuse_overwrite(target: Path, keep: set[Path]) -> None:
+def require_target(target: Path, keep: set[Path]) -> None:
+    """Refuse to write `target`, before any work is done, where that could not or must not succeed.
+
+    Raises:
+        UsageError: it is a folder, or one of the files to `keep`.
+        OutputError: its folder is missing or cannot be written.
+    """
     if target.is_dir():
         raise UsageError(f"{target} is a folder; name a file")
-    if target.resolve() in keep or any(
-        target.exists() and kept.exists() and target.samefile(kept) for kept in keep
-    ):
+    if target.resolve() in keep or (target.exists() and any(k.exists() and target.samefile(k) for k in keep)):
         raise UsageError(
             f"{target} belongs to the input, which is never overwritten; choose another output name"
         )
+    if not target.parent.is_dir():
+        raise OutputError(f"cannot write {target}: there is no folder {target.parent}; create it first")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"cannot write {target}: the folder {target.parent} is read-only; choose another")
 
 
 @contextlib.contextmanager
@@ -219,13 +241,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = {
-            errno.ENOSPC: "free some space",
-            errno.EROFS: "choose a folder that can be written",
-            errno.EACCES: "choose a folder that can be written",
-            errno.EPERM: "choose a folder that can be written",
-            errno.ENOENT: "create the folder first",
-        }.get(error.errno or 0, "see the system's message")
+        hint = _HINTS.get(error.errno or 0, "see the system's message")
         raise OutputError(f"cannot write {path}: {error.strerror}; nothing was written; {hint}") from error
 
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorly as tl
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 from tensorly.base import unfold
 from tensorly.tenalg import mode_dot, multi_mode_dot
 
@@ -27,8 +28,8 @@ from onnxdecomp.ranks import Ranks
 Floats = NDArray[np.float64]
 
 _MAX_ITERATIONS = 100
-# Stop when an iteration improves the relative error by less: partial_tucker's own default is 1e-4.
-_TOLERANCE = 1e-5
+# Stop when an iteration improves the relative error by less, as partial_tucker does.
+_TOLERANCE = 1e-4
 
 
 def factorise(weight: Floats, ranks: Ranks, groups: int) -> Chain:
@@ -103,7 +104,8 @@ def _leading(tensor: Floats, mode: int, rank: int) -> Floats:
     The sign is fixed (largest entry positive), so that the same weight gives the same bytes.
     """
     unfolding = unfold(tensor, mode)
-    _, vectors = np.linalg.eigh(unfolding @ unfolding.T)
-    leading = vectors[:, ::-1][:, :rank]
+    size = len(unfolding)
+    _, vectors = eigh(unfolding @ unfolding.T, subset_by_index=(size - rank, size - 1), check_finite=False)
+    leading = vectors[:, ::-1]
     largest = np.take_along_axis(leading, np.abs(leading).argmax(axis=0)[None], axis=0)
     return np.asarray(leading * np.where(largest < 0, -1.0, 1.0))
