@@ -21,14 +21,13 @@ from onnxdecomp.plan import Choice, Plan
 from onnxdecomp.ranks import Ranks
 from onnxdecomp.report import Result, SiteReport, Totals
 from onnxdecomp.rewrite import rewrite
-from onnxdecomp.sites import ConvSite, find_sites
+from onnxdecomp.sites import Site, find_sites
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CheckError",
     "Choice",
-    "ConvSite",
     "Fidelity",
     "MissingExtraError",
     "ModelError",
@@ -40,6 +39,7 @@ __all__ = [
     "Ranks",
     "Result",
     "RunError",
+    "Site",
     "SiteReport",
     "Totals",
     "UsageError",

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from onnxdecomp.graph import Scope, Uses, attribute, is_onnx_op
 from onnxdecomp.weights import Constant, find_constant
+
+_NUMERIC = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,15 +46,15 @@ class BatchNorm:
 
 
 def find_batchnorm(
-    scope: Scope, conv: NodeProto, uses: Uses, ir_version: int, freeze: bool
+    scope: Scope, conv: NodeProto, weight: Constant, uses: Uses, ir_version: int, freeze: bool
 ) -> BatchNorm | None:
     """The BatchNormalization that can be folded into `conv`, or None.
 
     It must stand in the same scope, read nothing but the Conv's output and constants, be its only reader,
     and run in inference mode; the Conv's output must not be needed elsewhere.
     """
-    readers = uses.readers.get((scope.path, conv.output[0]), [])
-    if len(readers) != 1 or (scope.path, conv.output[0]) in uses.pinned:
+    readers = uses.readers.get(scope.tensor(conv.output[0]), [])
+    if len(readers) != 1 or scope.tensor(conv.output[0]) in uses.pinned:
         return None
     node = readers[0]
     if not _infers(node, scope.opset) or node.input[0] != conv.output[0] or not _stands_in(scope, node):
@@ -60,7 +62,9 @@ def find_batchnorm(
     names = [*node.input[1:5], *filter(None, conv.input[2:3])]
     found = [find_constant(scope, name, ir_version=ir_version, freeze=freeze) for name in names]
     parameters = tuple(constant for constant in found if isinstance(constant, Constant))
-    if len(parameters) != len(names):
+    if len(parameters) != len(names) or any(p.shape != weight.shape[:1] for p in parameters):
+        return None
+    if any(p.data_type not in _NUMERIC for p in parameters):
         return None
     epsilon = attribute(node, "epsilon")
     return BatchNorm(node=node, parameters=parameters, epsilon=epsilon.f if epsilon is not None else 1e-5)

@@ -6,50 +6,72 @@ C·R at the input's positions and ∏k·R·S + S·D at the output's (Kim et al. 
 
 from __future__ import annotations
 
-import dataclasses
+import bisect
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from onnxdecomp.errors import UsageError
-from onnxdecomp.plan import METHODS, Choice
-from onnxdecomp.ranks import RankRule, Ranks
-from onnxdecomp.sites import ConvSite
+from onnxdecomp.factors.chain import Floats
+from onnxdecomp.factors.layout import METHODS, ONE_RANK, LinkShape, layout
+from onnxdecomp.fit import applicable, rank_limits
+from onnxdecomp.plan import Choice
+from onnxdecomp.ranks import Modes, RankRule, Ranks
+from onnxdecomp.sites import Site
+from onnxdecomp.spectrum import spectra
 
 # A chain is kept only if it leaves at most this share of the Conv's multiply-accumulates: three kernels cost
 # more than their arithmetic, and below a fifth saved ONNX Runtime has little or nothing to gain.
 WORTHWHILE = 0.8
+AUTO = "auto"
+# Alternating least squares takes minutes for larger weights, and has not been seen to win there.
+CP_MOST_PARAMS = 1 << 17
+# What is weighed where no method is named.
+DEFAULTS = ("tucker2", "tucker1", "svd")
 
 
-def chain_params(site: ConvSite, choice: Choice) -> int:
+def links(site: Site, choice: Choice) -> tuple[LinkShape, ...]:
+    """The convolutions `choice` makes of `site`."""
+    if site.channels is None or not site.groups:
+        raise ValueError(f"{site.name}: channels or groups are not known")
+    return layout(choice.method, choice.ranks, site.channels, site.groups, len(site.kernel))
+
+
+def chain_params(site: Site, choice: Choice) -> int:
     """Elements of the chain's weights."""
-    c_in, c_out = site.group_channels
-    core_in, core_out = choice.ranks.input or c_in, choice.ranks.output or c_out
-    first = c_in * core_in if choice.ranks.input is not None else 0
-    last = core_out * c_out if choice.ranks.output is not None else 0
-    return (site.groups or 1) * (first + core_in * core_out * math.prod(site.kernel) + last)
+    return sum(link.params(site.kernel) for link in links(site, choice))
 
 
-def chain_macs(site: ConvSite, choice: Choice) -> int | None:
+def chain_macs(site: Site, choice: Choice) -> int | None:
     """Multiply-accumulates of one run of the chain, None where shapes are not known."""
-    if site.positions is None:
+    if site.sizes is None:
         return None
-    before, after = site.positions
-    c_in, _ = site.group_channels
-    first = (site.groups or 1) * c_in * choice.ranks.input if choice.ranks.input is not None else 0
-    return before * first + after * (chain_params(site, choice) - first)
+    return _macs(site, choice, *site.sizes)
 
 
-def macs_ratio(site: ConvSite, choice: Choice) -> float:
-    """The chain's multiply-accumulates over the Conv's.
+def macs_ratio(site: Site, choice: Choice) -> float:
+    """The chain's multiply-accumulates over the site's own.
 
-    Where shapes are not known, the input is taken to have as many positions as the strides say.
+    Where shapes are not known, the input is taken to be as many times the output as the strides say.
     """
-    if site.positions is None or not all(site.positions):
-        nominal = (math.prod(site.strides), 1)
-        site = dataclasses.replace(site, positions=nominal)
-    macs, original = chain_macs(site, choice), site.macs
-    assert macs is not None and original  # positions and weight shape are known here
-    return macs / original
+    before, after = site.sizes or ((1, *site.strides), (1,) * (1 + len(site.strides)))
+    if not math.prod(after):
+        before, after = (1, *site.strides), (1,) * (1 + len(site.strides))
+    return _macs(site, choice, before, after) / (math.prod(after) * (site.params or 1))
+
+
+def _macs(site: Site, choice: Choice, before: tuple[int, ...], after: tuple[int, ...]) -> int:
+    """Each link costs its parameters at every position of its output.
+
+    `before` and `after` are (batch, *spatial): a link takes over the output's size on the axes it is wide on.
+    """
+    sizes, total = list(before), 0
+    for link in links(site, choice):
+        for axis in link.axes:
+            sizes[1 + axis] = after[1 + axis]
+        total += math.prod(sizes) * link.params(site.kernel)
+    return total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +79,13 @@ class Policy:
     """What a rule may choose.
 
     Attributes:
-        method: "tucker2" or "tucker1" keeps the sites it does not fit; None takes whichever fits.
+        method: one of `METHODS` keeps the sites it does not fit; "auto" takes, per site, the one with the
+            least weight error at no more MACs than the default's; None is the default: Tucker-2, or
+            Tucker-1 where that fits better, for kernels wider than 1, and SVD for 1×1.
         min_channels: a group with fewer input or output channels gets no two-sided chain.
-        align: fractions of channels round up to a multiple of it.
+        align: ranks are multiples of it, but for exact channels.
         allow_slower: accept chains that save less than a fifth of the multiply-accumulates.
+        linear: decompose Gemm and MatMul too, as "svd" and "auto" do anyway.
 
     Raises:
         UsageError: a value that cannot be obeyed.
@@ -70,36 +95,55 @@ class Policy:
     min_channels: int = 16
     align: int = 8
     allow_slower: bool = False
+    linear: bool = False
+
+    @property
+    def wants_linear(self) -> bool:
+        """Whether Gemm and MatMul are looked at."""
+        return self.linear or self.method in ("svd", AUTO)
 
     def __post_init__(self) -> None:
-        if self.method is not None and self.method not in METHODS:
-            raise UsageError(f"--method {self.method}: unknown; it is one of {', '.join(METHODS)}")
+        if self.method not in (None, AUTO, *METHODS):
+            raise UsageError(f"--method {self.method}: unknown; it is one of {', '.join((*METHODS, AUTO))}")
         for option, value in (("--align", self.align), ("--min-channels", self.min_channels)):
             if value < 1:
                 raise UsageError(f"{option} {value}: must be at least 1")
 
 
-def fitting_methods(site: ConvSite, policy: Policy) -> tuple[str, ...] | str:
-    """The methods that fit `site` whatever the ranks, or a sentence saying why none does."""
+def fitting_methods(site: Site, policy: Policy) -> tuple[str, ...] | str:
+    """The methods `policy` allows for `site` whatever the ranks, or a sentence saying why there are none."""
     if site.obstacle is not None:
         return site.obstacle
+    methods = applicable(site)
+    allowed = [m for m in methods if policy.method in (m, AUTO) or (policy.method is None and m in DEFAULTS)]
+    if not allowed:
+        return f"{policy.method} does not fit a kernel of {'×'.join(map(str, site.kernel)) or 'a matrix'}"
     narrow = [channels < policy.min_channels for channels in site.group_channels]
-    methods = () if all(narrow) else ("tucker1",) if any(narrow) else ("tucker2", "tucker1")
-    fitting = tuple(m for m in methods if policy.method in (None, m))
-    if fitting:
-        return fitting
+    if not any(narrow):
+        return tuple(allowed)
+    if not all(narrow) and "tucker1" in allowed:
+        return ("tucker1",)
     c_in, c_out = site.group_channels
     width = f"{c_in}→{c_out} channels" + (" a group" if site.groups != 1 else "")
-    what = f"{policy.method} does not fit" if methods else "too small to pay"
+    what = f"{policy.method} does not fit" if policy.method and not all(narrow) else "too small to pay"
     return f"{what}: {width}, and --min-channels is {policy.min_channels}"
 
 
-def choose(site: ConvSite, rule: RankRule, policy: Policy) -> Choice | str:
-    """How to decompose `site` by `rule`, or a sentence saying why to leave it alone."""
+def choose(site: Site, rule: RankRule, policy: Policy, weight: Callable[[], Floats]) -> Choice | str:
+    """How to decompose `site` by `rule`, or a sentence saying why to leave it alone.
+
+    Args:
+        site: to decompose.
+        rule: for its ranks.
+        policy: what may be chosen.
+        weight: the site's weight, OI and spatial axes, in float64; called only by rules that need it.
+    """
     methods = fitting_methods(site, policy)
     if isinstance(methods, str):
         return methods
-    choice = _fit(site, methods, rule.ranks(site.group_channels, policy.align), policy)
+    choice = choose_ranks(site, methods, rule, policy, weight)
+    if isinstance(choice, str):
+        return choice
     ratio = macs_ratio(site, choice)
     if ratio <= WORTHWHILE or policy.allow_slower:
         return choice
@@ -107,19 +151,63 @@ def choose(site: ConvSite, rule: RankRule, policy: Policy) -> Choice | str:
     return f"too small to pay: its chain would {saving} of its MACs (--allow-slower accepts that)"
 
 
-def _fit(site: ConvSite, methods: tuple[str, ...], ranks: tuple[int, int], policy: Policy) -> Choice:
-    """The chain that fits: two-sided if it may be, one-sided where a mode would gain nothing.
+def choose_ranks(
+    site: Site, methods: tuple[str, ...], rule: RankRule, policy: Policy, weight: Callable[[], Floats]
+) -> Choice | str:
+    """The ranks of the first of `methods`: two-sided if it may be, one-sided where a mode would gain nothing.
 
     A mode at full rank gains nothing from a factor of its own, unless both are at full rank: then a chain
     that reproduces the Conv is what was asked for.
     """
+    method = methods[0]
+    ranks = rule.ranks(_modes(site, method, policy, weight))
+    if isinstance(ranks, str):
+        return ranks
+    return _resolve(site, method, ranks, policy)
+
+
+def _resolve(site: Site, method: str, ranks: tuple[int, int], policy: Policy) -> Choice:
+    """The choice two ranks come to."""
+    if method in ONE_RANK:
+        # A CP component serves both modes, so it takes as many as the larger rank to keep what both keep.
+        single = max(ranks) if method in ("cp", "cp3") else min(ranks)
+        return Choice(method, Ranks(single, single))
     channels = site.group_channels
     full = [rank == width for rank, width in zip(ranks, channels, strict=True)]
-    if "tucker2" in methods and (policy.method == "tucker2" or full[0] == full[1]):
+    if method == "tucker2" and (policy.method == "tucker2" or full[0] == full[1]):
         return Choice("tucker2", Ranks(*ranks))
     sides = (Choice("tucker1", Ranks(None, ranks[1])), Choice("tucker1", Ranks(ranks[0], None)))
     wide = (channels[1] >= policy.min_channels, channels[0] >= policy.min_channels)
-    return min(
-        (side for side, fits in zip(sides, wide, strict=True) if fits),
-        key=lambda side: macs_ratio(site, side),
+    fitting = [side for side, fits in zip(sides, wide, strict=True) if fits]
+    return min(fitting, key=lambda side: macs_ratio(site, side))
+
+
+def alternatives(site: Site, choice: Choice) -> list[Choice]:
+    """The other methods that fit `site`, each with the largest rank that costs no more MACs than `choice`."""
+    budget = macs_ratio(site, choice)
+    rivals = [m for m in applicable(site) if m in ONE_RANK and m != choice.method]
+    if (site.params or 0) > CP_MOST_PARAMS:
+        rivals = [m for m in rivals if m not in ("cp", "cp3")]
+    found = []
+    for method in rivals:
+        ranks = range(1, rank_limits(site, method)[0] + 1)
+        count = bisect.bisect_right(
+            ranks, budget, key=lambda r: macs_ratio(site, Choice(method, Ranks(r, r)))
+        )
+        found += [Choice(method, Ranks(ranks[count - 1], ranks[count - 1]))] if count else []
+    return found
+
+
+def _modes(site: Site, method: str, policy: Policy, weight: Callable[[], Floats]) -> Modes:
+    def cost(what: str, rank_in: int, rank_out: int) -> float:
+        choice = _resolve(site, method, (rank_in, rank_out), policy)
+        return macs_ratio(site, choice) if what == "macs" else chain_params(site, choice) / (site.params or 1)
+
+    return Modes(
+        channels=site.group_channels,
+        limits=rank_limits(site, method),
+        align=policy.align,
+        single=method in ONE_RANK,
+        spectra=functools.cache(lambda: spectra(method, weight(), site.groups or 1)),
+        cost=cost,
     )

@@ -6,11 +6,14 @@ Exit codes: 0 done; 1 a check failed, nothing was written; 2 the command cannot 
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -19,22 +22,25 @@ from rich.progress import track
 
 from onnxdecomp import __version__
 from onnxdecomp.check import Baseline, Check, baseline, check
-from onnxdecomp.choose import Policy, fitting_methods
+from onnxdecomp.choose import AUTO, Policy, fitting_methods
 from onnxdecomp.compare import compare as compare_models
-from onnxdecomp.errors import OnnxdecompError, UsageError
-from onnxdecomp.model import load, require_target, staged, write_text
+from onnxdecomp.errors import OnnxdecompError, UsageError, printable
+from onnxdecomp.factors import METHODS
+from onnxdecomp.model import load, require_target, staged, write_file, write_text
 from onnxdecomp.plan import Plan
+from onnxdecomp.plots import plot_spectra, require_plot
 from onnxdecomp.report import Result
+from onnxdecomp.request import Request
 from onnxdecomp.rewrite import rewrite as rewrite_model
 from onnxdecomp.samples import read_feeds
 from onnxdecomp.shapes import InputShapes, parse_input_shapes
-from onnxdecomp.sites import survey_with_weights
-from onnxdecomp.tables import check_view, fidelity_table, inspect_view, result_view
+from onnxdecomp.sites import Site, survey_with_weights
+from onnxdecomp.survey_spectra import SiteSpectra, find_spectra
+from onnxdecomp.tables import check_view, fidelity_table, inspect_view, result_view, spectra_view
 
 T = TypeVar("T")
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -54,41 +60,75 @@ Freeze = Annotated[
 MinChannels = Annotated[
     int, typer.Option(help="No two-sided chain where a group has fewer input or output channels.")
 ]
+Linear = Annotated[bool, typer.Option("--linear", help="Gemm and MatMul too.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")]
 
 
 def main() -> None:
     """Run the command line; errors are one line on standard error and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a code page without arrows gets question marks
+            stream.reconfigure(errors="replace")
+    previous = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         sys.exit(app(standalone_mode=False))
     except OnnxdecompError as error:
         _fail(str(error), error.exit_code)
     except typer.TyperException as error:
         _fail(error.format_message(), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was written", 130)
+    except UnicodeDecodeError:
+        _fail("a name in the model is not UTF-8 text; the file is damaged", 2)
+    except _StoppedError as error:
+        _fail("interrupted; nothing was written", 128 + error.number)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _StoppedError(BaseException):
+    """SIGINT or SIGTERM arrived: unwind, so that scratch files go."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _StoppedError(number)
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"onnxdecomp: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    print(f"onnxdecomp: {printable(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
+
+
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on without a reader, as behind `| head -1`: what is printed is not what is done."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _console() -> Console:
     # Where no terminal says how wide it is, lines that wrap help nobody.
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160, highlight=False)
+    return _Output(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160, highlight=False)
 
 
-def _tracked(jobs: Sequence[T]) -> Iterable[T]:
-    return track(jobs, description="factoring", console=Console(stderr=True), transient=True)
+def _tracked(work: Sequence[T], what: str = "factoring") -> Iterable[T]:
+    console = Console(stderr=True)
+    return track(work, description=what, console=console, transient=True, disable=not console.is_terminal)
 
 
 @app.callback(invoke_without_command=True)
 def _version(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -97,23 +137,43 @@ def inspect(
     input_shape: InputShape = [],  # noqa: B006  (typer copies it)
     min_channels: MinChannels = 16,
     freeze_weights: Freeze = False,
+    linear: Linear = False,
+    spectrum: Annotated[
+        bool, typer.Option("--spectrum", help="Energy kept per mode, and what each rank rule would choose.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the spectra: .png or .svg.")] = None,
     json_file: JsonFile = None,
 ) -> None:
     """List every Conv: what it costs, and how it can be decomposed or why not."""
-    policy = Policy(min_channels=min_channels)
+    policy = Policy(min_channels=min_channels, linear=linear)
     source = load(model)
-    if json_file is not None:
-        require_target(json_file, source.files())
-    found = survey_with_weights(source, input_shapes=parse_input_shapes(input_shape), freeze=freeze_weights)
+    for target in filter(None, (plot, json_file)):
+        require_target(target, source.files(), device=True)
+    if plot is not None:
+        require_plot(plot)
+    shapes = parse_input_shapes(input_shape)
+    found = survey_with_weights(source, input_shapes=shapes, freeze=freeze_weights, linear=linear)
     sites = [anchor.site for anchor in found.anchors]
+    wanted = found.anchors if spectrum or plot is not None else ()
+    modes = list(find_spectra(_tracked(wanted, "reading spectra"), policy, source.folder))
+    if plot is not None:
+        write_file(plot, lambda path: plot_spectra(modes, path), source.files())
     if json_file is not None:
-        fits = [fitting_methods(site, policy) for site in sites]
-        document = {
-            "sites": [s.to_dict(f) for s, f in zip(sites, fits, strict=True)],
-            "notes": list(found.notes),
-        }
-        write_text(json_file, _json(document), source.files())
-    _console().print(inspect_view(sites, policy, found.notes))
+        write_text(json_file, _json(_inspection(sites, policy, found.notes, modes)), source.files())
+    console = _console()
+    console.print(inspect_view(sites, policy, found.notes))
+    if spectrum:
+        console.print(spectra_view(modes))
+
+
+def _inspection(
+    sites: Sequence[Site], policy: Policy, notes: Sequence[str], modes: Sequence[SiteSpectra]
+) -> dict[str, Any]:
+    by_name = {each.site.name: each.to_dict() for each in modes}
+    entries = [site.to_dict(fitting_methods(site, policy)) for site in sites]
+    for entry in entries if modes else ():
+        entry["spectrum"] = by_name.get(entry["name"])
+    return {"sites": entries, "notes": list(notes)}
 
 
 @app.command()
@@ -125,12 +185,14 @@ def rewrite(
     rank: Annotated[
         str | None,
         typer.Option(
-            help="0.25 (of the output channels), in=0.25,out=0.5 (per mode), 32 or in=16,out=32 (channels)."
+            help="0.25, in=0.25,out=0.5, 32, in=16,out=32, energy=0.9, vbmf, params=0.5 or macs=0.5."
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="tucker2 or tucker1; default: whichever of the two fits.")
+        str | None,
+        typer.Option(help=f"{', '.join((*METHODS, AUTO))}; default: tucker2, tucker1, svd."),
     ] = None,
+    linear: Linear = False,
     min_channels: MinChannels = 16,
     align: Annotated[int, typer.Option(help="Round fractions up to a multiple of this many channels.")] = 8,
     only: Annotated[str | None, typer.Option(metavar="REGEX", help="Only sites whose name matches.")] = None,
@@ -145,6 +207,7 @@ def rewrite(
         ),
     ] = True,
     freeze_weights: Freeze = False,
+    jobs: Annotated[int, typer.Option(help="Weights factored at a time; -1 is one per core.")] = -1,
     plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Ranks from a plan, instead of --rank.")
     ] = None,
@@ -164,12 +227,17 @@ def rewrite(
     """Replace Convs by Tucker chains: 1×1, k×k, 1×1."""
     if output is None and not dry_run:
         raise UsageError("name the output file: onnxdecomp rewrite IN OUT --rank 0.25 (or give --dry-run)")
-    policy = Policy(method=method, min_channels=min_channels, align=align, allow_slower=allow_slower)
+    policy = Policy(
+        method=method, min_channels=min_channels, align=align, allow_slower=allow_slower, linear=linear
+    )
     shapes = parse_input_shapes(input_shape)
-    keep = load(model).files()
-    for target in filter(None, (output, save_plan, json_file)):
-        require_target(target, keep)
+    keep = load(model).files() | ({plan.resolve()} if plan is not None else set())
+    if output is not None:
+        require_target(output, keep)
+    for target in filter(None, (save_plan, json_file)):
+        require_target(target, keep, device=True)
     chosen = Plan.load(plan) if plan is not None else None
+    Request.parse(rank, chosen, only, skip)  # a mistyped command is found before the original is run
     standard = _baseline(model, shapes, "--dry-run" if dry_run else None if run_check else "--no-check")
     result = rewrite_model(
         model,
@@ -182,6 +250,7 @@ def rewrite(
         freeze_weights=freeze_weights,
         input_shapes=shapes,
         scratch=output.parent if output is not None else None,
+        jobs=jobs,
         track=_tracked,
     )
     summary = _console()
@@ -194,7 +263,7 @@ def rewrite(
     with staged(result.rewritten, output, keep) as candidate:
         outcome = check(standard, candidate)
         _write_documents(result, outcome, keep, save_plan, json_file)
-    summary.print(check_view(outcome))
+    summary.print(check_view(outcome), soft_wrap=True)
     summary.print(f"\nwrote {output}", soft_wrap=True)
 
 
@@ -233,11 +302,14 @@ def compare(
 ) -> None:
     """Run two models on the same inputs and say how far apart their outputs are."""
     reference = load(a)
+    keep = reference.files() | load(b).files() | ({data.resolve()} if data is not None else set())
+    if json_file is not None:
+        require_target(json_file, keep, device=True)
     feeds = read_feeds(data, reference.proto) if data is not None else None
     outputs = compare_models(a, b, feeds, input_shapes=parse_input_shapes(input_shape))
     if json_file is not None:
         document = {"inputs": str(data) if data else "random", "outputs": [o.to_dict() for o in outputs]}
-        write_text(json_file, _json(document), reference.files() | load(b).files())
+        write_text(json_file, _json(document), keep)
     console = _console()
     console.print(f"on {f'the samples in {data}' if data else 'random inputs'}, the outputs differ by\n")
     console.print(fidelity_table(outputs))

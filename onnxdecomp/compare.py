@@ -25,12 +25,13 @@ class Fidelity:
 
     Attributes:
         name: of the output.
-        relative_l2: ‖a − b‖ / ‖a‖; None where a is zero and b is not, or nothing is numeric.
-        max_abs: largest |a − b|; None where nothing is numeric.
+        relative_l2: ‖a − b‖ / ‖a‖; None where a is zero and b is not.
+        max_abs: largest |a − b|.
         cosine: a·b / (‖a‖ ‖b‖); None where one is zero.
         top1_agreement: share of equal argmax along the class axis: axis 1 of 4-D and larger outputs, the last
             axis of 2-D and 3-D ones; None without such an axis of two or more.
-        new_nonfinite: values that are NaN or Inf in b and finite in a.
+        new_nonfinite: values that are NaN or Inf in b and finite in a. Where there are any, or where nothing
+            is numeric, the three distances are None.
     """
 
     name: str
@@ -83,11 +84,12 @@ class Tally:
         """What the pairs counted so far come to."""
         difference, norm_a, norm_b, dot = self._squares
         relative = math.sqrt(difference / norm_a) if norm_a else (None if difference else 0.0)
+        known = self._max_abs is not None and not self._new_nonfinite
         return Fidelity(
             name=self._name,
-            relative_l2=None if self._max_abs is None else relative,
-            max_abs=self._max_abs,
-            cosine=float(dot / math.sqrt(norm_a * norm_b)) if norm_a * norm_b > 0 else None,
+            relative_l2=relative if known else None,
+            max_abs=self._max_abs if known else None,
+            cosine=float(dot / math.sqrt(norm_a * norm_b)) if known and norm_a * norm_b > 0 else None,
             top1_agreement=self._agreeing / self._compared if self._compared else None,
             new_nonfinite=self._new_nonfinite,
         )
@@ -133,6 +135,7 @@ def compare(
         CheckError: an output is missing or changed its shape or type.
     """
     model = load(a).proto
+    load(b)  # an input that is damaged is told apart from one that a runtime refuses
     sets = feeds if feeds is not None else [random_feeds(model, input_shapes or {})]
     first, second = open_in_onnxruntime(Path(a)), open_in_onnxruntime(Path(b))
     return compare_outputs((first.run(each), second.run(each)) for each in sets)

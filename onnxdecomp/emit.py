@@ -16,6 +16,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxdecomp.factors import Link
+from onnxdecomp.graph import attribute, ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,35 +38,62 @@ class Wiring:
     bias: str | None
 
 
-def chain_nodes(conv: NodeProto, links: Sequence[Link], groups: int, wiring: Wiring) -> list[NodeProto]:
-    """The Conv nodes of a chain in place of `conv`.
+def chain_nodes(node: NodeProto, links: Sequence[Link], wiring: Wiring) -> list[NodeProto]:
+    """The nodes of a chain in place of a Conv, Gemm or MatMul.
 
-    The core takes over all of `conv`'s attributes as they stand (strides, pads, auto_pad, dilations, also
-    references to a function's attributes); every node carries its domain, doc string and metadata.
+    Every node carries the original's domain, doc string and metadata.
     """
-    tensors = [gs.Variable(name) for name in (conv.input[0], *wiring.inner, wiring.output)]
+    attributes = _conv_attributes if node.op_type == "Conv" else _linear_attributes
+    tensors = [gs.Variable(name) for name in (node.input[0], *wiring.inner, wiring.output)]
     graph = gs.Graph()
-    for i, link in enumerate(links):
-        last = i == len(links) - 1
-        bias = [gs.Variable(wiring.bias)] if last and wiring.bias else []
-        attrs = {"kernel_shape": [1] * (link.weight.ndim - 2)} | ({"group": groups} if groups > 1 else {})
+    for i in range(len(links)):
+        bias = [gs.Variable(wiring.bias)] if i == len(links) - 1 and wiring.bias else []
         graph.nodes.append(
             gs.Node(
-                op="Conv",
+                op=node.op_type,
                 name=wiring.nodes[i],
-                attrs={} if link.is_core else attrs,
                 inputs=[tensors[i], gs.Variable(wiring.weights[i]), *bias],
                 outputs=[tensors[i + 1]],
-                domain=conv.domain or None,
+                domain=node.domain or None,
             )
         )
     nodes = list(gs.export_onnx(graph, do_type_check=False).graph.node)
-    for node, link in zip(nodes, links, strict=True):
-        if link.is_core:
-            node.attribute.extend(conv.attribute)
-        node.doc_string = conv.doc_string
-        node.metadata_props.extend(conv.metadata_props)
+    for i, (made, link) in enumerate(zip(nodes, links, strict=True)):
+        made.attribute.extend(attributes(node, link, first=i == 0, last=i == len(links) - 1))
+        made.doc_string = node.doc_string
+        made.metadata_props.extend(node.metadata_props)
     return nodes
+
+
+def _conv_attributes(conv: NodeProto, link: Link, *, first: bool, last: bool) -> list[AttributeProto]:
+    """What one convolution of a chain takes over.
+
+    A link that is wide on all axes takes everything as it stands, references to a function's attributes
+    too; one that is wide on some takes its share; the others are 1×1.
+    """
+    spatial = link.weight.ndim - 2
+    group = [helper.make_attribute("group", link.groups)] if link.groups > 1 else []
+    if not link.axes:
+        return [helper.make_attribute("kernel_shape", [1] * spatial), *group]
+    if len(link.axes) == spatial:
+        own = attribute(conv, "group")
+        if (own.i if own is not None and not own.ref_attr_name else 1) == link.groups:
+            return list(conv.attribute)
+        return [*(found for found in conv.attribute if found.name != "group"), *group]
+    shared = [helper.make_attribute("kernel_shape", link.weight.shape[2:])]
+    for name, neutral in (("strides", 1), ("dilations", 1), ("pads", 0)):
+        values = ints(conv, name)
+        if values is not None:
+            kept = [v if i % spatial in link.axes else neutral for i, v in enumerate(values)]
+            shared.append(helper.make_attribute(name, kept))
+    shared += [found for found in conv.attribute if found.name == "auto_pad"]
+    return [*shared, *group]
+
+
+def _linear_attributes(node: NodeProto, link: Link, *, first: bool, last: bool) -> list[AttributeProto]:
+    """What one matrix product takes over: transA the first, alpha and beta the last, transB both."""
+    wanted = {"transB"} | ({"transA"} if first else set()) | ({"alpha", "beta"} if last else set())
+    return [found for found in node.attribute if found.name in wanted]
 
 
 def constant_tensor(name: str, values: NDArray[np.float64], data_type: int) -> TensorProto:

@@ -56,4 +56,9 @@ class CheckError(OnnxdecompError):
 def first_line(error: BaseException) -> str:
     """The first non-empty line of an error's text, for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return printable(lines[0]) if lines else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """`text` with control characters spelt out: names in a file must not steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

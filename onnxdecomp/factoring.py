@@ -1,33 +1,39 @@
-"""From choices to factors: each distinct weight is read, folded and factored once, one at a time."""
+"""From choices to factors: each distinct weight is read, folded and factored once, several side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from joblib import Parallel, delayed
 from onnx import helper
 from threadpoolctl import threadpool_limits
 
 from onnxdecomp.batchnorm import BatchNorm
+from onnxdecomp.choose import alternatives
+from onnxdecomp.errors import OnnxdecompError
 from onnxdecomp.factors import Chain, factorise
+from onnxdecomp.factors.chain import Floats
+from onnxdecomp.factors.cp import CpError
 from onnxdecomp.plan import Choice
 from onnxdecomp.sites import NOT_FINITE, Anchor, Survey
 from onnxdecomp.weights import Constant
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """One weight to factor, and all the Convs that share it, its ranks and its BatchNormalization."""
+    """One weight to factor, and all the sites that share it, its ranks and its BatchNormalization.
+
+    `choices` are the candidates: one, or several of which the one with the least weight error is taken.
+    """
 
     weight: Constant
     batchnorm: BatchNorm | None
-    choice: Choice
+    choices: tuple[Choice, ...]
     groups: int
+    transposed: bool
     anchors: tuple[Anchor, ...]
 
 
@@ -46,24 +52,26 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class Factored:
-    """The factors of one job, and their errors."""
+    """The factors of one job, the choice they carry out, and their errors."""
 
+    choice: Choice
     chain: Chain
     errors: Errors
 
 
-def find_jobs(found: Survey, decisions: Mapping[str, Choice | str]) -> list[Job]:
-    """Gather the chosen Convs by what they have in common, in graph order."""
+def find_jobs(found: Survey, decisions: Mapping[str, Choice | str], auto: bool) -> list[Job]:
+    """Gather the chosen sites by what they have in common, in graph order; `auto` weighs all methods."""
     jobs: dict[object, list[Anchor]] = {}
     for anchor in found.anchors:
         choice = decisions[anchor.site.name]
         if isinstance(choice, Choice) and anchor.weight is not None:
             fold = anchor.batchnorm.key if anchor.batchnorm is not None else None
-            jobs.setdefault((anchor.weight.key, fold, choice, anchor.site.groups), []).append(anchor)
-    return [_job(anchors, decisions) for anchors in jobs.values()]
+            key = (anchor.weight.key, fold, choice, anchor.site.groups, anchor.transposed)
+            jobs.setdefault(key, []).append(anchor)
+    return [_job(anchors, decisions, auto) for anchors in jobs.values()]
 
 
-def _job(anchors: list[Anchor], decisions: Mapping[str, Choice | str]) -> Job:
+def _job(anchors: list[Anchor], decisions: Mapping[str, Choice | str], auto: bool) -> Job:
     lead = anchors[0]
     choice = decisions[lead.site.name]
     if lead.weight is None or not isinstance(choice, Choice):
@@ -71,35 +79,85 @@ def _job(anchors: list[Anchor], decisions: Mapping[str, Choice | str]) -> Job:
     return Job(
         weight=lead.weight,
         batchnorm=lead.batchnorm,
-        choice=choice,
+        choices=(choice, *(alternatives(lead.site, choice) if auto else ())),
         groups=lead.site.groups or 1,
+        transposed=lead.transposed,
         anchors=tuple(anchors),
     )
 
 
-def factor(job: Job, folder: Path) -> Factored | str:
-    """Factor the job's weight, or say why it cannot be; external data are looked up in `folder`."""
-    weight = job.weight.values(folder).astype(np.float64)
-    if not np.isfinite(weight).all():
-        return NOT_FINITE
-    if job.batchnorm is not None:
-        scale, bias = job.batchnorm.affine(folder)
-        if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
-            return "its BatchNormalization makes NaN or Inf of the weight (--no-fold-bn keeps them apart)"
-        weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    # One BLAS thread: matrices this small gain nothing from more, waiting threads fight other programs for
-    # the cores, and the bytes written would depend on the number of threads.
+def factor_all(jobs: Sequence[Job], folder: Path, n_jobs: int) -> Iterator[Factored | str]:
+    """Factor every job, or say why it cannot be; results come in order, a few weights in memory at a time.
+
+    The work is joblib's to spread, over threads here or over whatever backend `joblib.parallel_config` sets.
+    One BLAS thread each: matrices this small gain nothing from more, waiting threads fight other programs
+    for the cores, and the bytes written would depend on the number of threads.
+    """
     with threadpool_limits(1, user_api="blas"):
-        exact = factorise(weight, job.choice.ranks, job.groups)
-    stored = exact.cast(helper.tensor_dtype_to_np_dtype(job.weight.data_type))
+        parallel = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")
+        yield from parallel(delayed(_factor)(*_arrays(job, folder)) for job in jobs)
+
+
+class NotFiniteError(OnnxdecompError):
+    """A weight, or what a BatchNormalization makes of it, has NaN or Inf."""
+
+
+def read_finite_weight(anchor: Anchor, folder: Path) -> Floats:
+    """The weight of a site as (C_out, C_in / groups, *kernel) in float64, a BatchNormalization folded in.
+
+    Raises:
+        NotFiniteError: it has NaN or Inf.
+    """
+    if anchor.weight is None:
+        raise ValueError(f"{anchor.site.name} has no constant weight")
+    values: Floats = anchor.weight.values(folder).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise NotFiniteError(NOT_FINITE)
+    if anchor.transposed:
+        values = np.ascontiguousarray(values.T)
+    if anchor.batchnorm is None:
+        return values
+    scale, bias = anchor.batchnorm.affine(folder)
+    values = values * scale.reshape(-1, *[1] * (values.ndim - 1))
+    if not (np.isfinite(values).all() and np.isfinite(bias).all()):
+        raise NotFiniteError("its BatchNormalization makes NaN or Inf of the weight (see --no-fold-bn)")
+    return values
+
+
+def _arrays(job: Job, folder: Path) -> tuple[Floats | str, tuple[Choice, ...], int, np.dtype[np.generic]]:
+    """All that factoring needs, free of protobufs, so that it can travel to another process."""
+    try:
+        weight: Floats | str = read_finite_weight(job.anchors[0], folder)
+    except NotFiniteError as error:
+        weight = str(error)
+    return weight, job.choices, job.groups, helper.tensor_dtype_to_np_dtype(job.weight.data_type)
+
+
+def _factor(
+    weight: Floats | str, choices: Sequence[Choice], groups: int, dtype: np.dtype[np.generic]
+) -> Factored | str:
+    if isinstance(weight, str):
+        return weight
+    found = [_factor_one(weight, choice, groups, dtype) for choice in choices]
+    good = [each for each in found if isinstance(each, Factored)]
+    return min(good, key=lambda each: each.errors.weight) if good else found[0]
+
+
+def _factor_one(weight: Floats, choice: Choice, groups: int, dtype: np.dtype[np.generic]) -> Factored | str:
+    try:
+        exact = factorise(choice.method, weight, choice.ranks, groups)
+    except CpError as error:
+        return str(error)
+    stored = exact.cast(dtype)
     if not all(np.isfinite(link.weight).all() for link in stored.links):
-        return f"its factors exceed the range of {job.anchors[0].site.dtype}"
-    norm = float(np.linalg.norm(weight)) or 1.0
+        return f"its factors exceed the range of {dtype}"
     restored = stored.reconstruct()
-    return Factored(
-        stored,
-        Errors(
-            weight=float(np.linalg.norm(weight - restored)) / norm,
-            cast=float(np.linalg.norm(exact.reconstruct() - restored)) / norm,
-        ),
-    )
+    lost = _relative(weight - restored, weight)
+    rounded = 0.0 if dtype == np.float64 else _relative(exact.reconstruct() - restored, weight)
+    return Factored(choice, stored, Errors(weight=lost, cast=rounded))
+
+
+def _relative(difference: Floats, weight: Floats) -> float:
+    """‖difference‖ / ‖weight‖, safe where the squares of either leave the range of float64."""
+    peak = float(np.abs(weight).max()) or 1.0
+    return float(np.linalg.norm(difference / peak)) / (float(np.linalg.norm(weight / peak)) or 1.0)

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxdecomp.errors import ModelError
+
 ONNX_DOMAINS = ("", "ai.onnx")
+
+Tensor = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -21,12 +25,12 @@ class Scope:
     """One graph or function body with its name tables.
 
     Attributes:
-        path: prefix of the keys of everything inside: "" for the main graph, "If_3/then_branch/" for a
-            nested one, "domain.Name/" for a function.
+        path: prefix of the keys of everything inside, unique in the model: "" for the main graph,
+            "If_3/then_branch/" for a nested one, "domain.Name/" for a function.
         body: the protobuf itself.
         outer: the scope whose names are visible too; None for the main graph and for functions.
         opset: version of the default operator set in force here.
-        keys: a name for each node, unique within the scope, in node order.
+        keys: a name for each node, in node order; with the path before it unique in the model.
         producers: the node that writes each tensor.
         initialisers: dense initialisers by name; a function has none.
         sparse: names of sparse initialisers.
@@ -53,6 +57,10 @@ class Scope:
         return (
             name in self.producers or name in self.initialisers or name in self.inputs or name in self.sparse
         )
+
+    def tensor(self, name: str) -> Tensor:
+        """What identifies the tensor this scope defines as `name`."""
+        return id(self.body), name
 
     def owner(self, name: str) -> Scope | None:
         """The innermost scope, from here outwards, that defines `name`."""
@@ -88,34 +96,46 @@ def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
                 yield f"{found.name}[{i}]", graph
 
 
-def node_keys(body: GraphProto | FunctionProto) -> tuple[str, ...]:
+def _node_keys(path: str, body: GraphProto | FunctionProto, taken: set[str]) -> tuple[str, ...]:
     """One name per node: its own if that is unique and not empty, else its first output.
 
-    A name that another node has as its output is not unique either: keys never collide within a scope.
+    Together with `path` it is unique in the model: a name that another node has, or has as its output, is not
+    taken, nor one in `taken`, which holds the names given in the scopes before.
     """
     firsts = [next((o for o in node.output if o), "") for node in body.node]
     names = Counter(node.name for node in body.node)
     outputs = Counter(firsts)
-    return tuple(
-        node.name
-        if node.name and names[node.name] == 1 and outputs[node.name] - (first == node.name) <= 0
-        else first
-        for node, first in zip(body.node, firsts, strict=True)
-    )
+    keys = []
+    for node, first in zip(body.node, firsts, strict=True):
+        own = node.name and names[node.name] == 1 and outputs[node.name] == (first == node.name)
+        keys.append(_fresh(path, node.name if own else first, taken))
+    return tuple(keys)
+
+
+def _fresh(path: str, key: str, taken: set[str]) -> str:
+    """`key`, or with the first number behind it that makes it unique after `path`; taken from now on."""
+    fresh, number = key, 2
+    while path + fresh in taken:
+        fresh, number = f"{key}~{number}", number + 1
+    taken.add(path + fresh)
+    return fresh
 
 
 def _opset(imports: list[tuple[str, int]]) -> int:
     return max((version for domain, version in imports if domain in ONNX_DOMAINS), default=1)
 
 
-def _scope(path: str, body: GraphProto | FunctionProto, outer: Scope | None, opset: int) -> Iterator[Scope]:
+def _scope(
+    path: str, body: GraphProto | FunctionProto, outer: Scope | None, opset: int, taken: set[str]
+) -> Iterator[Scope]:
     is_graph = isinstance(body, GraphProto)
+    _require_text(body)
     scope = Scope(
         path=path,
         body=body,
         outer=outer,
         opset=opset,
-        keys=node_keys(body),
+        keys=_node_keys(path, body, taken),
         producers={name: node for node in body.node for name in node.output if name},
         initialisers={t.name: t for t in body.initializer} if is_graph else {},
         sparse=frozenset(t.values.name for t in body.sparse_initializer) if is_graph else frozenset(),
@@ -124,23 +144,37 @@ def _scope(path: str, body: GraphProto | FunctionProto, outer: Scope | None, ops
     yield scope
     for key, node in zip(scope.keys, body.node, strict=True):
         for name, graph in subgraphs(node):
-            yield from _scope(f"{path}{key}/{name}/", graph, scope, opset)
+            inner = _fresh(path, f"{key}/{name}/", taken)
+            yield from _scope(path + inner, graph, scope, opset, taken)
+
+
+def _require_text(body: GraphProto | FunctionProto) -> None:
+    """Refuse names that are not UTF-8: protobuf hands them out as bytes."""
+    names = [text for node in body.node for text in (node.name, node.op_type, *node.input, *node.output)]
+    if isinstance(body, GraphProto):
+        names += [each.name for each in (*body.initializer, *body.input, *body.output)]
+    for name in names:
+        if not isinstance(name, str):
+            raise ModelError(f"the name {name!r} is not UTF-8 text; the file is damaged")
 
 
 def scopes(model: ModelProto) -> list[Scope]:
     """Every scope of `model`: the main graph, then inwards, then the functions; outer before inner."""
+    taken: set[str] = set()
     main_opset = _opset([(o.domain, o.version) for o in model.opset_import])
-    found = list(_scope("", model.graph, None, main_opset))
+    found = list(_scope("", model.graph, None, main_opset, taken))
     for function in model.functions:
         name = ".".join(part for part in (function.domain, function.name, function.overload) if part)
         opset = _opset([(o.domain, o.version) for o in function.opset_import])
-        found += _scope(f"{name}/", function, None, opset)
+        found += _scope(_fresh("", f"{name}/", taken), function, None, opset, taken)
     return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Uses:
-    """Who reads each tensor, across all scopes; a tensor is known by (path of its scope, its name).
+    """Who reads each tensor, across all scopes; a tensor is known by (id of its scope's body, its name).
+
+    The bodies are views of the protobuf that stay the same objects through edits, as paths would not.
 
     Attributes:
         readers: the nodes that read it, one entry per reading.
@@ -148,29 +182,25 @@ class Uses:
             annotation, or the model's training info.
     """
 
-    readers: dict[tuple[str, str], list[NodeProto]]
-    pinned: frozenset[tuple[str, str]]
-
-    def count(self, scope: Scope, name: str) -> int:
-        """How many node inputs read the tensor that `scope` defines as `name`."""
-        return len(self.readers.get((scope.path, name), ()))
+    readers: dict[Tensor, list[NodeProto]]
+    pinned: frozenset[Tensor]
 
 
 def find_uses(found: list[Scope], model: ModelProto) -> Uses:
     """Index the readers of every tensor in the scopes `found` of `model`."""
-    readers: dict[tuple[str, str], list[NodeProto]] = defaultdict(list)
-    pinned: set[tuple[str, str]] = set()
+    readers: dict[Tensor, list[NodeProto]] = defaultdict(list)
+    pinned: set[Tensor] = set()
     for scope in found:
         for node in scope.body.node:
             for name in filter(None, node.input):
                 owner = scope.owner(name)
                 if owner is not None:
-                    readers[owner.path, name].append(node)
+                    readers[owner.tensor(name)].append(node)
         for name in _outside_names(scope):
             owner = scope.owner(name)
             if owner is not None:
-                pinned.add((owner.path, name))
-    pinned.update(("", name) for name in _training_names(model))
+                pinned.add(owner.tensor(name))
+    pinned.update(found[0].tensor(name) for name in _training_names(model))
     return Uses(readers=dict(readers), pinned=frozenset(pinned))
 
 

@@ -11,9 +11,10 @@ import dataclasses
 import errno
 import os
 import shutil
+import sys
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -199,40 +200,69 @@ def save(model: Model, path: str | os.PathLike[str], keep: set[Path] | None = No
 
 
 def write_text(path: Path, text: str, keep: set[Path]) -> None:
-    """Write a small document, whole or not at all; devices and pipes are written directly.
+    """Write a small document, whole or not at all; see `write_file`."""
+    if _is_stdout(path):
+        sys.stdout.write(text)
+        return
+    write_file(path, lambda target: target.write_text(text, encoding="utf-8"), keep)
+
+
+def _is_stdout(path: Path) -> bool:
+    """Whether `path` is where standard output goes: opened anew, the file behind it would be cut off."""
+    try:
+        return path.is_symlink() and os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    except OSError:  # a link to nothing, or a standard output that is no file
+        return False
+
+
+def write_file(path: Path, write: Callable[[Path], object], keep: set[Path]) -> None:
+    """Let `write` make a file, and put it at `path` when it is whole; devices and pipes are written directly.
 
     Raises:
         OutputError: the folder is missing, read-only or full.
         UsageError: `path` is one of `keep`.
     """
-    require_target(path, keep)
+    require_target(path, keep, device=True)
     with _explained(path):
-        if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")
+        # What stands behind a link, as /dev/stdout may, must stay the file it is.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            write(path)
             return
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-            staged_file = Path(scratch) / path.name
-            staged_file.write_text(text, encoding="utf-8")
-            staged_file.replace(path)
+            write(Path(scratch) / path.name)
+            (Path(scratch) / path.name).replace(path)
 
 
-def require_target(target: Path, keep: set[Path]) -> None:
+def require_target(target: Path, keep: set[Path], *, device: bool = False) -> None:
     """Refuse to write `target`, before any work is done, where that could not or must not succeed.
 
+    Args:
+        target: the file to write.
+        keep: files that must not be overwritten.
+        device: whether a device or a pipe will do.
+
     Raises:
-        UsageError: it is a folder, or one of the files to `keep`.
+        UsageError: it is no file, or one of the files to `keep`.
         OutputError: its folder is missing or cannot be written.
     """
-    if target.is_dir():
-        raise UsageError(f"{target} is a folder; name a file")
-    if target.resolve() in keep or (target.exists() and any(k.exists() and target.samefile(k) for k in keep)):
-        raise UsageError(
-            f"{target} belongs to the input, which is never overwritten; choose another output name"
-        )
-    if not target.parent.is_dir():
-        raise OutputError(f"cannot write {target}: there is no folder {target.parent}; create it first")
-    if not os.access(target.parent, os.W_OK):
-        raise OutputError(f"cannot write {target}: the folder {target.parent} is read-only; choose another")
+    with _explained(target):
+        if target.is_dir():
+            raise UsageError(f"{target} is a folder; name a file")
+        exists = target.exists()
+        if target.resolve() in keep or (exists and any(k.exists() and target.samefile(k) for k in keep)):
+            raise UsageError(
+                f"{target} belongs to the input, which is never overwritten; choose another output name"
+            )
+        if exists and not target.is_file():
+            if device:
+                return
+            raise UsageError(f"{target} is no regular file; a model cannot go there")
+        if not target.parent.is_dir():
+            raise OutputError(f"cannot write {target}: there is no folder {target.parent}; create it first")
+        if not os.access(target.parent, os.W_OK):
+            raise OutputError(
+                f"cannot write {target}: the folder {target.parent} is read-only; choose another"
+            )
 
 
 @contextlib.contextmanager
@@ -302,8 +332,10 @@ def _commit(scratch: Path, path: Path, data: Path | None) -> None:
         (scratch / data.name).replace(data)
     (scratch / path.name).replace(path)
     if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        # Only makes the renames durable sooner; not every file system can do it.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

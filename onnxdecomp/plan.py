@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxdecomp.errors import UsageError
+from onnxdecomp.errors import UsageError, first_line
+from onnxdecomp.factors.layout import METHODS, ONE_RANK
+from onnxdecomp.fit import applicable, rank_limits
 from onnxdecomp.ranks import Ranks
-from onnxdecomp.sites import ConvSite
-
-METHODS = ("tucker2", "tucker1")
+from onnxdecomp.sites import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,8 @@ class Choice:
     """How one site is decomposed.
 
     Attributes:
-        method: "tucker2" (both channel modes) or "tucker1" (one of them: the one with a rank).
-        ranks: per group.
+        method: one of `onnxdecomp.factors.METHODS`; "tucker1" decomposes the one mode that has a rank.
+        ranks: per group; equal for the methods with a single rank.
     """
 
     method: str
@@ -51,10 +52,11 @@ class Plan:
             UsageError: not JSON, or not a plan; the message names the site.
         """
         try:
-            document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"the plan is not JSON: {error}") from error
-        if not isinstance(document, dict) or document.get("version") != 1:
+            document = json.loads(text, object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"the plan is not JSON: {first_line(error)}") from error
+        version = document.get("version") if isinstance(document, dict) else None
+        if version != 1 or isinstance(version, bool):
             raise UsageError('the plan must be {"version": 1, "sites": {…}}')
         sites = document.get("sites")
         if not isinstance(sites, dict) or set(document) - {"version", "sites"}:
@@ -76,23 +78,41 @@ def _choice(name: str, entry: Any) -> Choice:
     where = f"plan, site '{name}'"
     if not isinstance(entry, dict) or set(entry) != {"method", "ranks"}:
         raise UsageError(f'{where}: write {{"method": …, "ranks": {{"in": …, "out": …}}}}')
-    if entry["method"] not in METHODS:
-        raise UsageError(f"{where}: unknown method {entry['method']!r}; it is one of {', '.join(METHODS)}")
     ranks = entry["ranks"]
     if not isinstance(ranks, dict) or set(ranks) - {"in", "out"}:
         raise UsageError(f'{where}: ranks must be {{"in": …, "out": …}}')
-    for rank in ranks.values():
-        if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or rank < 1):
-            raise UsageError(f"{where}: a rank must be a whole number above 0, not {rank!r}")
     choice = Choice(entry["method"], Ranks(ranks.get("in"), ranks.get("out")))
-    sides = sum(rank is not None for rank in (choice.ranks.input, choice.ranks.output))
-    if sides != (2 if choice.method == "tucker2" else 1):
-        need = "a rank for both modes" if choice.method == "tucker2" else "a rank for exactly one mode"
-        raise UsageError(f"{where}: {choice.method} needs {need}")
+    if (flaw := _flaw(choice)) is not None:
+        raise UsageError(f"{where}: {flaw}")
     return choice
 
 
-def verify(plan: Plan, sites: Iterable[ConvSite]) -> None:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a name that stands twice would silently lose its first value."""
+    names = Counter(name for name, _ in pairs)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise UsageError(f"the plan names '{twice[0]}' twice")
+    return dict(pairs)
+
+
+def _flaw(choice: Choice) -> str | None:
+    """Why no site could be decomposed by `choice`, or None."""
+    ranks = (choice.ranks.input, choice.ranks.output)
+    given = [rank for rank in ranks if rank is not None]
+    if choice.method not in METHODS:
+        return f"unknown method {choice.method!r}; it is one of {', '.join(METHODS)}"
+    for rank in given:
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+            return f"a rank must be a whole number above 0, not {rank!r}"
+    if len(given) != (1 if choice.method == "tucker1" else 2):
+        need = "a rank for exactly one mode" if choice.method == "tucker1" else "a rank for both modes"
+        return f"{choice.method} needs {need}"
+    if choice.method in ONE_RANK and given[0] != given[1]:
+        return f"{choice.method} has a single rank; give in and out the same"
+    return None
+
+
+def verify(plan: Plan, sites: Iterable[Site]) -> None:
     """Refuse a plan that names a site that is not there, cannot be decomposed, or has fewer channels.
 
     Raises:
@@ -105,11 +125,16 @@ def verify(plan: Plan, sites: Iterable[ConvSite]) -> None:
             raise UsageError(
                 f"plan, site '{name}': the model has no such Conv; `onnxdecomp inspect` lists them"
             )
+        if (flaw := _flaw(choice)) is not None:
+            raise UsageError(f"plan, site '{name}': {flaw}")
         if site.obstacle is not None:
             raise UsageError(f"plan, site '{name}' cannot be decomposed: {site.obstacle}")
-        c_in, c_out = site.group_channels
-        for side, rank, channels in (("in", choice.ranks.input, c_in), ("out", choice.ranks.output, c_out)):
-            if rank is not None and rank > channels:
+        if choice.method not in applicable(site):
+            fit = ", ".join(applicable(site))
+            raise UsageError(f"plan, site '{name}' cannot be decomposed by {choice.method}; {fit} would fit")
+        ranks, limits = (choice.ranks.input, choice.ranks.output), rank_limits(site, choice.method)
+        for side, rank, limit in zip(("in", "out"), ranks, limits, strict=True):
+            if rank is not None and rank > limit:
                 raise UsageError(
-                    f"plan, site '{name}': rank {side}={rank} exceeds its {channels} channels a group"
+                    f"plan, site '{name}': rank {side}={rank} exceeds its {limit} channels a group"
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
@@ -11,7 +12,7 @@ from onnx import ModelProto
 from onnxdecomp.factoring import Errors
 from onnxdecomp.model import Model, save
 from onnxdecomp.plan import Choice, Plan
-from onnxdecomp.sites import ConvSite
+from onnxdecomp.sites import Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class SiteReport:
         errors: of the stored factors, None where it was kept.
     """
 
-    site: ConvSite
+    site: Site
     choice: Choice | None
     reason: str | None
     after: tuple[int | None, int | None]
@@ -80,6 +81,7 @@ class Result:
         sites: one report per Conv, in graph order.
         totals: before and after.
         notes: one line each on what could not be found out.
+        sources: the files of the original, which `save` never overwrites.
     """
 
     rewritten: Model
@@ -87,6 +89,7 @@ class Result:
     sites: tuple[SiteReport, ...]
     totals: Totals
     notes: tuple[str, ...]
+    sources: frozenset[Path]
 
     @property
     def model(self) -> ModelProto:
@@ -98,8 +101,9 @@ class Result:
 
         Raises:
             OutputError: the folder is missing, read-only or full.
+            UsageError: `path` belongs to the original.
         """
-        save(self.rewritten, path)
+        save(self.rewritten, path, set(self.sources))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON report, without the check."""

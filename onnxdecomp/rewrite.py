@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from onnx import ModelProto
+from threadpoolctl import threadpool_limits
 
-from onnxdecomp.choose import Policy, chain_macs, chain_params, choose
+from onnxdecomp.choose import AUTO, Policy, chain_macs, chain_params, choose
 from onnxdecomp.errors import NothingSelectedError, UsageError
-from onnxdecomp.factoring import Errors, Factored, Job, factor, find_jobs
+from onnxdecomp.factoring import (
+    Errors,
+    Factored,
+    Job,
+    NotFiniteError,
+    factor_all,
+    find_jobs,
+    read_finite_weight,
+)
 from onnxdecomp.model import Model, as_model
 from onnxdecomp.plan import Choice, Plan, verify
-from onnxdecomp.ranks import RankRule, parse_rank
 from onnxdecomp.report import Result, SiteReport, Totals
+from onnxdecomp.request import Request
 from onnxdecomp.shapes import InputShapes
-from onnxdecomp.sites import ConvSite, Survey, survey
+from onnxdecomp.sites import Anchor, Site, Survey, survey
 from onnxdecomp.splice import Splicer
 
 EXCLUDED = "excluded by the user"
@@ -40,13 +48,14 @@ def rewrite(
     freeze_weights: bool = False,
     input_shapes: InputShapes | None = None,
     scratch: Path | None = None,
-    track: Track = lambda jobs: jobs,
+    jobs: int = -1,
+    track: Track = lambda work: work,
 ) -> Result:
-    """Replace Convs by Tucker chains; everything else of the model stays as it is.
+    """Replace Convs by chains of smaller ones; everything else of the model stays as it is.
 
     Args:
         model: a path, or a ModelProto that holds all its data; never changed.
-        rank: 0.25, "in=0.25,out=0.5", 32 or "in=16,out=32"; see `onnxdecomp.ranks`.
+        rank: 0.25, "in=0.25,out=0.5", 32, "energy=0.9", "vbmf", …; see `onnxdecomp.ranks`.
         plan: explicit choices instead of `rank`, carried out to the letter.
         policy: what `rank` may choose; see `Policy`.
         only: regular expression searched in site names: the others are kept.
@@ -55,6 +64,7 @@ def rewrite(
         freeze_weights: treat weights that callers may override as constant.
         input_shapes: shapes for inputs with unknown dimensions, for the costs reported.
         scratch: folder for the factors of external weights until they are saved; None is the system's.
+        jobs: how many weights are factored at a time; -1 is one per core.
         track: wraps the sequence of jobs, to show progress.
 
     Returns:
@@ -65,28 +75,36 @@ def rewrite(
         UsageError: a rank, plan, shape or regular expression that cannot be obeyed.
         NothingSelectedError: no Conv was chosen (an explicitly empty plan is fine).
     """
-    if (rank is None) == (plan is None):
-        raise UsageError("give either a rank (--rank 0.25) or a plan (--plan FILE), one of the two")
-    rule = parse_rank(rank) if rank is not None else None
+    request = Request.parse(rank, plan, only, skip)
     edited = as_model(model)
     if isinstance(model, ModelProto | Model):
         edited = edited.copy()
     before = edited.nbytes()
-    found = survey(edited, input_shapes=input_shapes or {}, freeze=freeze_weights, fold_bn=fold_bn)
+    policy = policy or Policy()
+    planned = {choice.method for choice in plan.sites.values()} if plan is not None else set()
+    found = survey(
+        edited,
+        input_shapes=input_shapes or {},
+        freeze=freeze_weights,
+        fold_bn=fold_bn,
+        linear=policy.wants_linear or "svd" in planned,
+    )
     sites = [anchor.site for anchor in found.anchors]
     if plan is not None:
         verify(plan, sites)
-    decisions = {site.name: _decide(site, rule, plan, policy or Policy()) for site in sites}
-    decisions = _exclude(decisions, sites, only, skip)
+    decisions: Decisions = {
+        anchor.site.name: _decide(anchor, request, policy, edited.folder) for anchor in found.anchors
+    }
 
     splicer = Splicer(edited, found, scratch)
     outcomes: dict[str, Errors] = {}
-    for job in track(find_jobs(found, decisions)):
-        outcome = factor(job, edited.folder)
+    work = find_jobs(found, decisions, auto=policy.method == AUTO)
+    for job, outcome in zip(track(work), factor_all(work, edited.folder, jobs), strict=True):
         names = [anchor.site.name for anchor in job.anchors]
         if isinstance(outcome, Factored):
             splicer.install(job, outcome.chain)
             outcomes |= dict.fromkeys(names, outcome.errors)
+            decisions |= dict.fromkeys(names, outcome.choice)
         elif plan is not None:
             raise UsageError(f"plan, site '{names[0]}' cannot be decomposed: {outcome}")
         else:
@@ -101,30 +119,23 @@ def rewrite(
         sites=reports,
         totals=_totals(found, reports, (before, rewritten.nbytes())),
         notes=found.notes,
+        sources=frozenset(edited.files()),
     )
 
 
-def _decide(site: ConvSite, rule: RankRule | None, plan: Plan | None, policy: Policy) -> Choice | str:
+def _decide(anchor: Anchor, request: Request, policy: Policy, folder: Path) -> Choice | str:
+    site = anchor.site
     if site.obstacle is not None:
         return site.obstacle
-    if rule is not None:
-        return choose(site, rule, policy)
-    return plan.sites.get(site.name, NOT_PLANNED) if plan is not None else NOT_PLANNED
-
-
-def _exclude(
-    decisions: Decisions, sites: Sequence[ConvSite], only: str | None, skip: str | None
-) -> Decisions:
+    if not request.wants(site.name):
+        return EXCLUDED
+    if request.rule is None:
+        return request.plan.sites.get(site.name, NOT_PLANNED) if request.plan is not None else NOT_PLANNED
     try:
-        keep, drop = re.compile(only or ""), re.compile(skip) if skip else None
-    except re.error as error:
-        raise UsageError(f"'{error.pattern!s}' is not a regular expression: {error.msg}") from error
-    return {
-        site.name: decisions[site.name]
-        if site.obstacle or (keep.search(site.name) and not (drop and drop.search(site.name)))
-        else EXCLUDED
-        for site in sites
-    }
+        with threadpool_limits(1, user_api="blas"):
+            return choose(site, request.rule, policy, lambda: read_finite_weight(anchor, folder))
+    except NotFiniteError as error:
+        return str(error)
 
 
 def _why_nothing(decisions: Decisions) -> str:
@@ -137,7 +148,7 @@ def _why_nothing(decisions: Decisions) -> str:
     )
 
 
-def _report(site: ConvSite, decision: Choice | str, errors: Errors | None) -> SiteReport:
+def _report(site: Site, decision: Choice | str, errors: Errors | None) -> SiteReport:
     if isinstance(decision, str) or errors is None:
         return SiteReport(
             site=site, choice=None, reason=str(decision), after=(site.params, site.macs), errors=None
@@ -148,12 +159,14 @@ def _report(site: ConvSite, decision: Choice | str, errors: Errors | None) -> Si
 
 def _totals(found: Survey, reports: Sequence[SiteReport], nbytes: tuple[int, int]) -> Totals:
     """Sums over all sites, a weight that several share counted once; None where one is not known."""
-    stored: dict[object, tuple[int | None, int | None]] = {}
+    before: dict[object, int | None] = {}
+    after: dict[object, int | None] = {}
     for anchor, report in zip(found.anchors, reports, strict=True):
         key = anchor.weight.key if anchor.weight is not None else anchor.site.name
-        stored[key, report.choice] = (report.site.params, report.after[0])
+        before[key] = report.site.params
+        after[key, report.choice] = report.after[0]
     return Totals(
-        params=(_sum(before for before, _ in stored.values()), _sum(after for _, after in stored.values())),
+        params=(_sum(before.values()), _sum(after.values())),
         macs=(_sum(r.site.macs for r in reports), _sum(r.after[1] for r in reports)),
         nbytes=nbytes,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ Feeds = Mapping[str, Array]
 
 # How many samples of a file go into one run where the model takes any number.
 _BATCH = 32
+_NO_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ def input_specs(model: ModelProto) -> list[InputSpec]:
         element = (
             value.type.tensor_type.elem_type if value.type.HasField("tensor_type") else TensorProto.UNDEFINED
         )
-        known = element not in (TensorProto.UNDEFINED, TensorProto.STRING)
+        known = element in TensorProto.DataType.values() and element not in _NO_NUMBERS
         dtype = helper.tensor_dtype_to_np_dtype(element) if known else None
         specs.append(InputSpec(name=value.name, dtype=dtype, shape=declared_shape(value)))
     return specs
@@ -117,16 +119,14 @@ def read_feeds(path: str | os.PathLike[str], model: ModelProto) -> Iterator[Feed
 
 def _arrays(path: Path, specs: list[InputSpec]) -> dict[str, Array]:
     try:
-        loaded = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            single = isinstance(loaded, np.ndarray)
+            arrays = {"": loaded} if single else {name: loaded[name] for name in loaded.files}
     except OSError as error:
         raise UsageError(f"cannot read the samples {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"cannot read the samples {path}: neither an .npz nor an .npy file") from error
-    if isinstance(loaded, np.ndarray):
-        arrays = {"": loaded}
-    else:
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(f"cannot read the samples {path}: no .npz or .npy file of numbers") from error
     if len(specs) == 1 and len(arrays) == 1:
         return {specs[0].name: next(iter(arrays.values()))}
     missing = [spec.name for spec in specs if spec.name not in arrays]
@@ -142,9 +142,12 @@ def _require_fit(spec: InputSpec, array: Array, path: str | os.PathLike[str]) ->
     if spec.dtype is None or array.dtype != spec.dtype:
         raise UsageError(f"{where} needs {spec.dtype or 'a non-numeric type'}, the file has {array.dtype}")
     if spec.shape is None:
+        if array.ndim == 0:
+            raise UsageError(f"{where} needs samples along a first axis, the file has a scalar")
         return
     # The first dimension counts samples, whatever batch the model was exported with.
     sizes = list(zip(spec.shape[1:], array.shape[1:], strict=False))
-    if len(spec.shape) != array.ndim or any(need not in (None, have) for need, have in sizes):
+    if len(spec.shape) != array.ndim or any(wanted not in (None, found) for wanted, found in sizes):
         need = "×".join("?" if dim is None else str(dim) for dim in spec.shape)
-        raise UsageError(f"{where} needs shape {need}, the file has {'×'.join(map(str, array.shape))}")
+        have = "×".join(map(str, array.shape)) or "a scalar"
+        raise UsageError(f"{where} needs shape {need}, the file has {have}")

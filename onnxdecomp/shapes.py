@@ -6,16 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from onnxdecomp.errors import UsageError, first_line
-from onnxdecomp.graph import ONNX_DOMAINS, node_keys, subgraphs
+from onnxdecomp.graph import ONNX_DOMAINS, scopes
 
 Shape = tuple[int | None, ...]
 InputShapes = Mapping[str, tuple[int, ...]]
 
 # Initialisers up to this many elements are kept for inference: shapes, axes and indices live in them.
 _SMALL = 4096
+# What the checker and shape inference raise on models they cannot make sense of.
+_REFUSALS = (
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+    RuntimeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +72,10 @@ def declared_shape(value: ValueInfoProto) -> Shape | None:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
         return None
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    # A negative size is what some exporters write for "unknown".
+    return tuple(
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim
+    )
 
 
 def fixed_input_shapes(model: ModelProto, given: InputShapes) -> dict[str, Shape | None]:
@@ -103,10 +113,15 @@ def infer_shapes(model: ModelProto, given: InputShapes) -> InferredShapes:
     skeleton = _skeleton(model, fixed_input_shapes(model, given))
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+    except _REFUSALS as error:
         return InferredShapes(by_name={}, problem=f"shape inference failed: {first_line(error)}")
     by_name: dict[tuple[str, str], Shape] = {}
-    _collect("", inferred.graph, by_name)
+    for scope in scopes(inferred):
+        graph = scope.graph
+        for value in (*graph.input, *graph.value_info, *graph.output) if graph is not None else ():
+            shape = declared_shape(value)
+            if shape is not None:
+                by_name[scope.path, value.name] = shape
     return InferredShapes(by_name=by_name)
 
 
@@ -170,14 +185,3 @@ def _set_shape(tensor: TypeProto.Tensor, shape: Shape) -> None:
             added.dim_value = dim
         elif symbol:
             added.dim_param = symbol
-
-
-def _collect(path: str, graph: GraphProto, by_name: dict[tuple[str, str], Shape]) -> None:
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        shape = declared_shape(value)
-        if shape is not None:
-            by_name[path, value.name] = shape
-    keys = node_keys(graph)
-    for key, node in zip(keys, graph.node, strict=True):
-        for name, inner in subgraphs(node):
-            _collect(f"{path}{key}/{name}/", inner, by_name)

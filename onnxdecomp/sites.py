@@ -1,4 +1,4 @@
-"""Sites: every Conv of a model, its geometry and cost, and why it must be left alone where it must."""
+"""Sites: every Conv of a model and every product with a constant matrix: geometry, cost, obstacles."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from onnxdecomp.batchnorm import BatchNorm, find_batchnorm
 from onnxdecomp.graph import Scope, Uses, attribute, find_uses, ints, is_onnx_op, scopes
 from onnxdecomp.model import Model, as_model
 from onnxdecomp.shapes import InferredShapes, InputShapes, Shape, infer_shapes
+from onnxdecomp.tensors import type_name
 from onnxdecomp.weights import Constant, find_constant
 
 FLOAT_TYPES: dict[int, str] = {
@@ -25,32 +26,39 @@ FLOAT_TYPES: dict[int, str] = {
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
 }
+LINEAR_OPS = ("Gemm", "MatMul")
 NOT_FINITE = "its weight has NaN or Inf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvSite:
-    """One Conv (ONNX operator Conv, any rank) and what it costs.
+class Site:
+    """One Conv (ONNX operator Conv, any rank), Gemm or MatMul with a constant right-hand side, and its cost.
 
     Attributes:
         name: unique key in the model: the path of its subgraph or function, then the node's name if that
             is unique and not empty, else its output tensor.
+        op: "Conv", "Gemm" or "MatMul".
         dtype: element type of the weight, None where it is not known.
-        kernel: spatial sizes of the kernel, empty where the weight's shape is not known.
-        channels: input and output channels of the whole Conv, None where not known.
+        kernel: spatial sizes of the kernel, empty for a matrix product or where the shape is not known.
+        channels: input and output channels of the whole Conv, or rows and columns of the matrix; None where
+            not known.
         groups: number of channel groups, None where a function's caller sets it.
         strides: one per spatial dimension.
-        positions: input and output positions (batch × spatial sizes), None where shapes are not known.
-        obstacle: None where the Conv can be decomposed, else a sentence saying why not.
+        sizes: batch and spatial sizes of the input and of the output, for a matrix product its number of
+            rows; None where shapes are not known.
+        separable: whether its geometry is known axis by axis, and so can be shared out among convolutions.
+        obstacle: None where it can be decomposed, else a sentence saying why not.
     """
 
     name: str
+    op: str
     dtype: str | None
     kernel: tuple[int, ...]
     channels: tuple[int, int] | None
     groups: int | None
     strides: tuple[int, ...]
-    positions: tuple[int, int] | None
+    sizes: tuple[tuple[int, ...], tuple[int, ...]] | None
+    separable: bool
     obstacle: str | None
 
     @property
@@ -70,15 +78,16 @@ class ConvSite:
     @property
     def macs(self) -> int | None:
         """Multiply-accumulates of one run, None where shapes are not known."""
-        if self.positions is None or self.params is None:
+        if self.sizes is None or self.params is None:
             return None
-        return self.positions[1] * self.params
+        return math.prod(self.sizes[1]) * self.params
 
     def to_dict(self, fit: tuple[str, ...] | str) -> dict[str, Any]:
         """The entry of this site in the JSON of `inspect`; `fit` is what `fitting_methods` says."""
         channels = {"in": self.channels[0], "out": self.channels[1]} if self.channels else None
         return {
             "name": self.name,
+            "op": self.op,
             "dtype": self.dtype,
             "kernel": list(self.kernel),
             "channels": channels,
@@ -92,13 +101,18 @@ class ConvSite:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Anchor:
-    """Where a site stands in the protobuf: what a rewrite needs beside the ConvSite itself."""
+    """Where a site stands in the protobuf: what a rewrite needs beside the Site itself."""
 
-    site: ConvSite
+    site: Site
     scope: Scope
     node: NodeProto
     weight: Constant | None
     batchnorm: BatchNorm | None
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the stored weight is (inputs, outputs): that of a MatMul, or of a Gemm without transB."""
+        return self.site.op == "MatMul" or (self.site.op == "Gemm" and not _flag(self.node, "transB"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,7 +128,7 @@ class Survey:
     notes: tuple[str, ...]
 
 
-def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bool) -> Survey:
+def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bool, linear: bool) -> Survey:
     """Find every Conv of `model`: main graph, graphs inside nodes, local functions; no weight is read.
 
     Args:
@@ -122,6 +136,7 @@ def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bo
         input_shapes: shapes for inputs with unknown dimensions; an unknown batch counts as 1.
         freeze: treat weights that callers may override as constant.
         fold_bn: look for a BatchNormalization that can be folded into each Conv.
+        linear: find every Gemm and MatMul with a constant right-hand side too.
     """
     found = scopes(model.proto)
     uses = find_uses(found, model.proto)
@@ -132,6 +147,14 @@ def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bo
         for key, node in zip(scope.keys, scope.body.node, strict=True)
         if is_onnx_op(node, "Conv") and len(node.input) >= 2 and node.output
     ]
+    anchors += [
+        anchor
+        for scope in found
+        for key, node in zip(scope.keys, scope.body.node, strict=True)
+        if linear and (anchor := _linear_anchor(scope, key, node, model, shapes, freeze)) is not None
+    ]
+    order = {id(node): i for i, node in enumerate(n for scope in found for n in scope.body.node)}
+    anchors.sort(key=lambda anchor: order[id(anchor.node)])
     return Survey(
         anchors=tuple(_without_shared_folds(anchors)),
         scopes=tuple(found),
@@ -160,17 +183,22 @@ def _anchor(
     shape = constant.shape if constant else _owner_shape(scope, node.input[1], shapes)
     channels = (shape[1] * groups, shape[0]) if shape and groups and len(shape) > 2 else None
     kernel = shape[2:] if shape and len(shape) > 2 else (ints(node, "kernel_shape") or ())
-    site = ConvSite(
+    strides = ints(node, "strides") or (1,) * len(kernel)
+    site = Site(
         name=scope.path + key,
+        op="Conv",
         dtype=FLOAT_TYPES.get(constant.data_type) if constant else None,
         kernel=kernel,
         channels=channels,
         groups=groups,
-        strides=ints(node, "strides") or (1,) * len(kernel),
-        positions=_positions(input_shape, output_shape),
+        strides=strides,
+        sizes=_sizes(input_shape, output_shape),
+        separable=len(strides) == len(kernel) and not any(a.ref_attr_name for a in node.attribute),
         obstacle=weight if isinstance(weight, str) else _obstacle(weight, groups),
     )
-    fold = find_batchnorm(scope, node, uses, model.proto.ir_version, freeze) if fold_bn and constant else None
+    fold = None
+    if fold_bn and constant is not None:
+        fold = find_batchnorm(scope, node, constant, uses, model.proto.ir_version, freeze)
     return Anchor(site=site, scope=scope, node=node, weight=constant, batchnorm=fold)
 
 
@@ -186,34 +214,71 @@ def _owner_shape(scope: Scope, name: str, shapes: InferredShapes) -> tuple[int, 
     return tuple(dim for dim in shape if dim is not None)
 
 
-def _positions(input_shape: Shape | None, output_shape: Shape | None) -> tuple[int, int] | None:
+def _sizes(
+    input_shape: Shape | None, output_shape: Shape | None
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     if input_shape is None or output_shape is None:
         return None
-    counts = []
-    for shape in (input_shape, output_shape):
-        sizes = [dim for i, dim in enumerate(shape) if i != 1]
-        if any(dim is None for dim in sizes):
-            return None
-        counts.append(math.prod(dim for dim in sizes if dim is not None))
-    return counts[0], counts[1]
+    before, after = (tuple(d for i, d in enumerate(s) if i != 1) for s in (input_shape, output_shape))
+    known_before, known_after = (tuple(d for d in sizes if d is not None) for sizes in (before, after))
+    if known_before != before or known_after != after or len(before) != len(after):
+        return None
+    return known_before, known_after
+
+
+def _linear_anchor(
+    scope: Scope, key: str, node: NodeProto, model: Model, shapes: InferredShapes, freeze: bool
+) -> Anchor | None:
+    """The anchor of a Gemm or MatMul whose right-hand side is a constant matrix, else None."""
+    op = next((op for op in LINEAR_OPS if is_onnx_op(node, op)), None)
+    if op is None or len(node.input) < 2 or not node.output:
+        return None
+    weight = find_constant(scope, node.input[1], ir_version=model.proto.ir_version, freeze=freeze)
+    if not isinstance(weight, Constant) or len(weight.shape) != 2 or weight.data_type not in FLOAT_TYPES:
+        return None
+    rows, columns = weight.shape
+    if op == "Gemm" and _flag(node, "transB"):
+        rows, columns = columns, rows
+    output_shape = shapes.get(_owner_path(scope, node.output[0]), node.output[0])
+    count = _rows(output_shape)
+    site = Site(
+        name=scope.path + key,
+        op=op,
+        dtype=FLOAT_TYPES[weight.data_type],
+        kernel=(),
+        channels=(rows, columns),
+        groups=1,
+        strides=(),
+        sizes=((count,), (count,)) if count is not None else None,
+        separable=False,
+        obstacle=None if rows and columns else "its weight is empty",
+    )
+    return Anchor(site=site, scope=scope, node=node, weight=weight, batchnorm=None)
+
+
+def _rows(output_shape: Shape | None) -> int | None:
+    if output_shape is None:
+        return None
+    rows = [dim for dim in output_shape[:-1] if dim is not None]
+    return math.prod(rows) if len(rows) == len(output_shape) - 1 else None
+
+
+def _flag(node: NodeProto, name: str) -> bool:
+    found = attribute(node, name)
+    return found is not None and bool(found.i)
 
 
 def _obstacle(weight: Constant, groups: int | None) -> str | None:
     """Why a Conv with a constant weight cannot be decomposed whatever the ranks, or None."""
     if weight.data_type not in FLOAT_TYPES:
-        return (
-            f"its weight is {TensorProto.DataType.Name(weight.data_type).lower()}, not a floating-point type"
-        )
+        return f"its weight is {type_name(weight.data_type)}, not a floating-point type"
     if groups is None:
         return "its number of groups is set by the function's caller"
-    if len(weight.shape) < 3 or groups < 1 or weight.shape[0] % groups or 0 in weight.shape:
+    if len(weight.shape) < 3 or min(weight.shape) < 1 or groups < 1 or weight.shape[0] % groups:
         shape = "×".join(map(str, weight.shape))
         return f"its weight of shape {shape} does not fit {groups} groups; the file is damaged"
     if weight.shape[1] == 1 and groups > 1:
         return "depthwise: each group has a single input channel"
-    if math.prod(weight.shape[2:]) == 1:
-        kernel = "×".join(map(str, weight.shape[2:]))
-        return f"its kernel is {kernel}: a plain matrix, which a Tucker chain does not shorten"
     return None
 
 
@@ -237,25 +302,28 @@ def find_sites(
     *,
     input_shapes: InputShapes | None = None,
     freeze_weights: bool = False,
-) -> list[ConvSite]:
+    linear: bool = False,
+) -> list[Site]:
     """Every Conv of `model`, in graph order, with its cost and what stands in the way of decomposing it.
 
     Args:
         model: a path, or a ModelProto that holds all its data.
         input_shapes: shapes for inputs with unknown dimensions; an unknown batch counts as 1.
         freeze_weights: treat weights that callers may override as constant.
+        linear: list every Gemm and MatMul with a constant right-hand side too.
 
     Raises:
         ModelError: the file is no whole ONNX model.
         UsageError: `input_shapes` does not fit the model's inputs.
     """
-    found = survey_with_weights(as_model(model), input_shapes=input_shapes or {}, freeze=freeze_weights)
+    shapes = input_shapes or {}
+    found = survey_with_weights(as_model(model), input_shapes=shapes, freeze=freeze_weights, linear=linear)
     return [anchor.site for anchor in found.anchors]
 
 
-def survey_with_weights(model: Model, *, input_shapes: InputShapes, freeze: bool) -> Survey:
+def survey_with_weights(model: Model, *, input_shapes: InputShapes, freeze: bool, linear: bool) -> Survey:
     """`survey`, with every weight read that could be factored: NaN and Inf are obstacles too."""
-    found = survey(model, input_shapes=input_shapes, freeze=freeze, fold_bn=False)
+    found = survey(model, input_shapes=input_shapes, freeze=freeze, fold_bn=False, linear=linear)
     anchors = tuple(_with_finite_weight(anchor, model.folder) for anchor in found.anchors)
     return dataclasses.replace(found, anchors=anchors)
 

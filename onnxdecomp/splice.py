@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from onnxdecomp.emit import Wiring, chain_nodes, constant_node, constant_tensor
 from onnxdecomp.factoring import Job
 from onnxdecomp.factors import Chain
-from onnxdecomp.graph import Scope, find_uses, is_onnx_op, scopes
+from onnxdecomp.graph import Scope, Tensor, find_uses, is_onnx_op, scopes
 from onnxdecomp.model import Model, Spool
 from onnxdecomp.sites import Anchor, Survey
 from onnxdecomp.tensors import is_external
@@ -56,14 +56,15 @@ class Splicer:
         self._names = Names(found.scopes)
         self._edits: dict[int, Sequence[NodeProto]] = {}
         self._constants: list[tuple[Constant, list[TensorProto]]] = []
-        self._candidates: list[tuple[str, str]] = []
+        self._candidates: list[Tensor] = []
         self._vanished: list[tuple[Scope, str]] = []
 
     def install(self, job: Job, chain: Chain) -> None:
         """Note the chain that replaces every Conv of `job`; its weights become tensors at once."""
         lead = job.anchors[0].site.name
         names = [self._names.fresh(f"{lead}/{link.role}.weight") for link in chain.links]
-        self._define(job.weight, dict(zip(names, (link.weight for link in chain.links), strict=True)))
+        values = [link.weight.T if job.transposed else link.weight for link in chain.links]
+        self._define(job.weight, dict(zip(names, values, strict=True)))
         for anchor in job.anchors:
             self._replace(anchor, job, chain, tuple(names))
 
@@ -85,9 +86,9 @@ class Splicer:
             output=batchnorm.node.output[0] if batchnorm is not None else conv.output[0],
             bias=bias,
         )
-        self._edits[id(conv)] = chain_nodes(conv, chain.links, chain.groups, wiring)
+        self._edits[id(conv)] = chain_nodes(conv, chain.links, wiring)
         owners = ((anchor.scope.owner(name), name) for name in read)
-        self._candidates += [(owner.path, name) for owner, name in owners if owner is not None]
+        self._candidates += [owner.tensor(name) for owner, name in owners if owner is not None]
 
     def _define(self, weight: Constant, values: dict[str, Floats]) -> None:
         """Make tensors of the weight's element type, stored the way the weight is."""
@@ -138,28 +139,28 @@ def add_constants(scope: Scope, beside: str, tensors: Sequence[TensorProto], ir_
     place = next((i for i, t in enumerate(graph.initializer) if t.name == beside), len(graph.initializer))
     for tensor in reversed(tensors):
         graph.initializer.insert(place, tensor)
-    if ir_version < 4:
-        place = next(i for i, value in enumerate(graph.input) if value.name == beside)
+    listed = next((i for i, value in enumerate(graph.input) if value.name == beside), None)
+    if ir_version < 4 and listed is not None:
         for tensor in reversed(tensors):
             value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            graph.input.insert(place, value)
+            graph.input.insert(listed, value)
 
 
-def remove_dead(model: ModelProto, candidates: Iterable[tuple[str, str]]) -> None:
+def remove_dead(model: ModelProto, candidates: Iterable[Tensor]) -> None:
     """Remove those constants that nothing uses any more, and what only led to them.
 
     Args:
         model: edited in place.
-        candidates: (scope path, tensor name) of constants that may have lost their last reader.
+        candidates: constants that may have lost their last reader.
     """
     found = scopes(model)
-    by_path = {scope.path: scope for scope in found}
+    by_body = {id(scope.body): scope for scope in found}
     uses = find_uses(found, model)
     readers = {key: len(nodes) for key, nodes in uses.readers.items()}
     queue = list(dict.fromkeys(candidates))
     while queue:
         key = queue.pop()
-        scope, name = by_path.get(key[0]), key[1]
+        scope, name = by_body.get(key[0]), key[1]
         if scope is None or readers.get(key) or key in uses.pinned:
             continue
         node = scope.producers.get(name)
@@ -171,8 +172,8 @@ def remove_dead(model: ModelProto, candidates: Iterable[tuple[str, str]]) -> Non
             for source in filter(None, node.input):
                 owner = scope.owner(source)
                 if owner is not None:
-                    readers[owner.path, source] -= 1
-                    queue.append((owner.path, source))
+                    readers[owner.tensor(source)] -= 1
+                    queue.append(owner.tensor(source))
 
 
 def _remove_initialiser(scope: Scope, name: str) -> None:

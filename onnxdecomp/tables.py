@@ -6,16 +6,24 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
+from rich.markup import escape as _escape_markup
 from rich.table import Table
 
 from onnxdecomp.check import Check
-from onnxdecomp.choose import Policy, fitting_methods
+from onnxdecomp.choose import Policy, chain_params, fitting_methods, macs_ratio
 from onnxdecomp.compare import Fidelity
+from onnxdecomp.errors import printable
+from onnxdecomp.plan import Choice
 from onnxdecomp.report import Result, SiteReport, Totals
-from onnxdecomp.sites import ConvSite
+from onnxdecomp.sites import Site
+from onnxdecomp.survey_spectra import PARTS, RULES, SiteSpectra
 
 _UNKNOWN = "?"
+
+
+def escape(text: str) -> str:
+    """`text` as it stands: neither markup nor control characters take effect."""
+    return _escape_markup(printable(text))
 
 
 def si(value: float | None, unit: str = "") -> str:
@@ -54,11 +62,11 @@ def totals_table(totals: Totals) -> Table:
 def _site_columns(table: Table, *names: str) -> None:
     table.add_column("site", overflow="fold", ratio=3)
     for name in names:
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, overflow="fold")
 
 
-def _geometry(site: ConvSite) -> tuple[str, str]:
-    kernel = "×".join(map(str, site.kernel)) or _UNKNOWN
+def _geometry(site: Site) -> tuple[str, str]:
+    kernel = "×".join(map(str, site.kernel)) or (_UNKNOWN if site.op == "Conv" else site.op)
     channels = f"{site.channels[0]}→{site.channels[1]}" if site.channels else _UNKNOWN
     return kernel, channels + (f" /{site.groups}" if site.groups not in (1, None) else "")
 
@@ -66,7 +74,7 @@ def _geometry(site: ConvSite) -> tuple[str, str]:
 def _sites_table(reports: Sequence[SiteReport]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, expand=False)
     _site_columns(table, "kernel", "channels", "method", "ranks", "params", "MACs")
-    table.add_column("weight error", justify="right", no_wrap=True)
+    table.add_column("weight error", justify="right")
     for report in reports:
         if report.choice is None or report.errors is None:
             continue
@@ -131,14 +139,18 @@ def fidelity_table(outputs: Sequence[Fidelity]) -> Table:
     table.add_column("output", overflow="fold")
     for name in ("relative L2", "max abs", "cosine", "top-1 agreement"):
         table.add_column(name, justify="right")
+    broken = any(each.new_nonfinite for each in outputs)
+    if broken:
+        table.add_column("new NaN or Inf", justify="right")
     for each in outputs:
         values = (each.relative_l2, each.max_abs, each.cosine)
         agreement = "–" if each.top1_agreement is None else f"{each.top1_agreement:.1%}"
-        table.add_row(escape(each.name), *("–" if v is None else f"{v:.3g}" for v in values), agreement)
+        numbers = ("–" if v is None else f"{v:.3g}" for v in values)
+        table.add_row(escape(each.name), *numbers, agreement, *([str(each.new_nonfinite)] if broken else []))
     return table
 
 
-def inspect_view(sites: Sequence[ConvSite], policy: Policy, notes: Sequence[str]) -> RenderableType:
+def inspect_view(sites: Sequence[Site], policy: Policy, notes: Sequence[str]) -> RenderableType:
     """Every Conv, what it costs, and how it can be decomposed or why not."""
     fits = [fitting_methods(site, policy) for site in sites]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
@@ -159,3 +171,28 @@ def inspect_view(sites: Sequence[ConvSite], policy: Policy, notes: Sequence[str]
         f"{si(sum(s.params or 0 for s in sites))} parameters, MACs: {total}{share}\n"
     )
     return Group(head, *(f"note: {escape(note)}\n" for note in notes), table)
+
+
+def spectra_view(found: Sequence[SiteSpectra]) -> RenderableType:
+    """Per site the energy kept at parts of each mode, then what each rule would choose and leave."""
+    energy = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    energy.add_column("energy kept at", overflow="fold", ratio=3)
+    for side in ("in", "out"):
+        for part in PARTS:
+            energy.add_column(f"{side} {part}", justify="right")
+    rules = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    rules.add_column("ranks in/out, MACs, parameters left by", overflow="fold", ratio=3)
+    for rule in RULES:
+        rules.add_column(rule)
+    for each in found:
+        shares = (f"{share:.2f}" for side in each.energies().values() for share in side.values())
+        energy.add_row(escape(each.site.name), *shares)
+        rules.add_row(escape(each.site.name), *(_left_by(each.site, each.choices[rule]) for rule in RULES))
+    return Group("", energy, "", rules)
+
+
+def _left_by(site: Site, choice: Choice | str) -> str:
+    if isinstance(choice, str):
+        return "none"
+    ranks = "/".join("–" if rank is None else str(rank) for rank in (choice.ranks.input, choice.ranks.output))
+    return f"{ranks} {macs_ratio(site, choice):.0%} {chain_params(site, choice) / (site.params or 1):.0%}"

@@ -7,6 +7,7 @@ ONNX keeps large tensors outside the protobuf: a TensorProto with `data_location
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,9 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxdecomp.errors import ModelError
+from onnxdecomp.errors import ModelError, first_line
 
 Array = NDArray[np.generic]
+
+# Bits per element of the types that are packed.
+_SUB_BYTE: dict[int, int] = {
+    value: int(re.sub(r"\D", "", name)[0])
+    for name, value in TensorProto.DataType.items()
+    if name in ("INT4", "UINT4", "INT2", "UINT2", "FLOAT4E2M1")
+}
+_WIDTHS: dict[int, int] = {
+    value: 8 * helper.tensor_dtype_to_np_dtype(value).itemsize
+    for name, value in TensorProto.DataType.items()
+    if name not in ("UNDEFINED", "STRING")
+} | _SUB_BYTE
+
+
+def type_name(data_type: int) -> str:
+    """The ONNX name of an element type, also of one that this onnx does not know."""
+    names: dict[int, str] = {value: name.lower() for name, value in TensorProto.DataType.items()}
+    return names.get(data_type, f"type {data_type}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +67,33 @@ def extent(tensor: TensorProto, folder: Path) -> Extent:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     if not entries.get("location"):
         raise ModelError(f"tensor '{tensor.name}': its external data have no location; the file is damaged")
+    needed = byte_length(tensor)
     try:
         offset = int(entries.get("offset") or 0)
-        length = int(entries.get("length") or _byte_length(tensor))
-    except (KeyError, TypeError, ValueError) as error:
+        length = int(entries["length"]) if "length" in entries else needed
+    except ValueError as error:
         raise ModelError(f"tensor '{tensor.name}': its external data entry is damaged ({error})") from error
+    if length < needed:
+        raise ModelError(
+            f"tensor '{tensor.name}': {length} bytes in external data '{entries['location']}', "
+            f"but its shape needs {needed}"
+        )
     return Extent(folder / entries["location"], offset, length)
 
 
-def _byte_length(tensor: TensorProto) -> int:
+def byte_length(tensor: TensorProto) -> int:
+    """Bytes that the shape and element type of `tensor` need; 0 for strings and types not known here."""
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelError(f"tensor '{tensor.name}': negative size in {list(tensor.dims)}; the file is damaged")
+    if is_external(tensor) and tensor.data_type not in _WIDTHS:
+        raise ModelError(f"tensor '{tensor.name}': element type {tensor.data_type} is not known")
     elements: int = math.prod(tensor.dims)
-    return elements * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return -(-elements * _WIDTHS.get(tensor.data_type, 0) // 8)
 
 
 def inline_nbytes(model: ModelProto) -> int:
     """Bytes of the tensors kept inside the protobuf, computed from shapes: nothing is serialised."""
-    return sum(
-        _byte_length(t)
-        for t in all_tensors(model)
-        if not is_external(t) and t.data_type != TensorProto.STRING
-    )
+    return sum(byte_length(tensor) for tensor in all_tensors(model) if not is_external(tensor))
 
 
 def read(tensor: TensorProto, folder: Path) -> Array:
@@ -77,9 +103,11 @@ def read(tensor: TensorProto, folder: Path) -> Array:
     """
     if is_external(tensor):
         data = extent(tensor, folder).read()
-        inline = TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=data)
-        return numpy_helper.to_array(inline)
-    return numpy_helper.to_array(tensor)
+        tensor = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=data)
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"tensor '{tensor.name}': its data do not fit its shape ({error})") from error
 
 
 def verify_external(model: ModelProto, folders: Iterable[Path], folder: Path) -> None:
@@ -91,19 +119,25 @@ def verify_external(model: ModelProto, folders: Iterable[Path], folder: Path) ->
     """
     allowed = [root.resolve() for root in folders]
     for tensor in all_tensors(model):
-        if not is_external(tensor):
-            continue
-        part = extent(tensor, folder)
-        location = next(e.value for e in tensor.external_data if e.key == "location")
-        where = f"external data '{location}' of tensor '{tensor.name}'"
-        if PurePosixPath(location).is_absolute() or ".." in PurePosixPath(location.replace("\\", "/")).parts:
-            raise ModelError(f"{where} point outside the model's folder; refused")
-        if not any(part.file.resolve().is_relative_to(root) for root in allowed):
-            raise ModelError(f"{where} lead outside the model's folder through a link; refused")
-        if not part.file.is_file():
-            raise ModelError(f"{where} are missing; put the file beside the model")
-        if part.offset < 0 or part.length < 0 or part.offset + part.length > part.file.stat().st_size:
-            raise ModelError(f"{where} end before byte {part.offset + part.length}; the file is truncated")
+        if is_external(tensor):
+            part = extent(tensor, folder)
+            location = next(e.value for e in tensor.external_data if e.key == "location")
+            where = f"external data '{location}' of tensor '{tensor.name}'"
+            try:
+                _verify(part, location, allowed, where)
+            except (OSError, ValueError, RuntimeError) as error:  # a path no file can have, links in a circle
+                raise ModelError(f"{where} cannot be looked up: {first_line(error)}") from error
+
+
+def _verify(part: Extent, location: str, allowed: list[Path], where: str) -> None:
+    if PurePosixPath(location).is_absolute() or ".." in PurePosixPath(location.replace("\\", "/")).parts:
+        raise ModelError(f"{where} point outside the model's folder; refused")
+    if not any(part.file.resolve().is_relative_to(root) for root in allowed):
+        raise ModelError(f"{where} lead outside the model's folder through a link; refused")
+    if not part.file.is_file():
+        raise ModelError(f"{where} are missing; put the file beside the model")
+    if part.offset < 0 or part.length < 0 or part.offset + part.length > part.file.stat().st_size:
+        raise ModelError(f"{where} end before byte {part.offset + part.length}; the file is truncated")
 
 
 def all_tensors(model: ModelProto) -> Iterator[TensorProto]:

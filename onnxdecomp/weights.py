@@ -42,7 +42,7 @@ class Constant:
     def key(self) -> tuple[object, ...]:
         """Equal for two tensors that are sure to have the same values."""
         steps = [(n.op_type, *(a.SerializeToString() for a in n.attribute)) for n in self.steps]
-        return self.scope.path, self.name, *(step for step in steps if step[0] != "Identity")
+        return self.scope.tensor(self.name), *(step for step in steps if step[0] != "Identity")
 
     def values(self, folder: Path) -> Array:
         """The tensor's values; external data are looked up in `folder`."""
@@ -82,11 +82,14 @@ def find_constant(scope: Scope, name: str, *, ir_version: int, freeze: bool) -> 
     return f"its weight '{name}' is defined nowhere"
 
 
-def _constant(scope: Scope, name: str, stored: TensorProto, steps: tuple[NodeProto, ...]) -> Constant:
+def _constant(scope: Scope, name: str, stored: TensorProto, steps: tuple[NodeProto, ...]) -> Constant | str:
     shape, data_type = tuple(stored.dims), stored.data_type
     for node in steps:
         if node.op_type == "Transpose":
-            shape = tuple(shape[i] for i in _permutation(node, len(shape)))
+            permutation = _permutation(node, len(shape))
+            if sorted(permutation) != list(range(len(shape))):
+                return f"its weight passes a Transpose that does not fit its {len(shape)} dimensions"
+            shape = tuple(shape[i] for i in permutation)
         elif node.op_type == "Cast":
             data_type = _cast_type(node)
     return Constant(scope=scope, name=name, stored=stored, steps=steps, shape=shape, data_type=data_type)
@@ -94,7 +97,7 @@ def _constant(scope: Scope, name: str, stored: TensorProto, steps: tuple[NodePro
 
 def _forwards(node: NodeProto) -> bool:
     fixed = not any(found.ref_attr_name for found in node.attribute)
-    return fixed and any(is_onnx_op(node, op) for op in _FORWARDERS)
+    return fixed and len(node.input) == 1 and any(is_onnx_op(node, op) for op in _FORWARDERS)
 
 
 def _stored(scope: Scope, name: str) -> TensorProto | None:

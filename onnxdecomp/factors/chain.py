@@ -1,11 +1,14 @@
-"""The value every decomposition produces: the weights of a chain of convolutions."""
+"""The value every decomposition produces: the weights of a chain of convolutions (or matrix products)."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -13,54 +16,71 @@ class Link:
     """One convolution of a chain.
 
     Attributes:
-        role: what it is called in the graph: "tucker_in", "tucker_core" or "tucker_out".
-        weight: OIHW (or OIL, OIDHW), float64; grouped like the original Conv.
-        is_core: whether it keeps the original's kernel, strides, pads and dilations; the others are 1×1.
+        role: what it is called in the graph: "tucker_in", "svd_out", …
+        weight: OIHW (or OI, OIL, OIDHW), float64, grouped by `groups`.
+        axes: the spatial axes along which it takes the original's kernel, stride, pads and dilation; along
+            the others it is 1 wide.
+        groups: its channel groups.
     """
 
     role: str
-    weight: NDArray[np.float64]
-    is_core: bool
+    weight: Floats
+    axes: tuple[int, ...]
+    groups: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chain:
-    """The convolutions that replace one Conv, in order of execution; the last one carries the bias.
+    """The convolutions that replace one, in order of execution; the last one carries the bias.
 
     Attributes:
-        links: the convolutions.
-        groups: channel groups of every one of them.
+        links: the convolutions; no two of them share a spatial axis on which they are wider than 1.
+        groups: channel groups of the original.
     """
 
     links: tuple[Link, ...]
     groups: int
 
-    def reconstruct(self) -> NDArray[np.float64]:
-        """The weight of the single Conv that computes what the chain computes, OIHW, grouped."""
+    def reconstruct(self) -> Floats:
+        """The weight of the single convolution that computes what the chain computes, OIHW, grouped."""
         return np.concatenate([_compose(self, group) for group in range(self.groups)])
 
     def cast(self, dtype: np.dtype[np.generic]) -> Chain:
         """The chain as it will be stored: rounded to `dtype`, held in float64 again."""
         with np.errstate(over="ignore"):
-            rounded = (link.weight.astype(dtype).astype(np.float64) for link in self.links)
             links = tuple(
-                Link(old.role, new, old.is_core) for old, new in zip(self.links, rounded, strict=True)
+                Link(old.role, old.weight.astype(dtype).astype(np.float64), old.axes, old.groups)
+                for old in self.links
             )
         return Chain(links, self.groups)
 
 
-def _compose(chain: Chain, group: int) -> NDArray[np.float64]:
-    composed: NDArray[np.float64] | None = None
-    for link in chain.links:
-        weight = np.split(link.weight, chain.groups)[group]
-        if composed is None:
-            composed = weight
-        elif link.is_core:
-            composed = np.einsum(
-                "or...,ri->oi...", weight, composed.reshape(composed.shape[:2]), optimize=True
-            )
-        else:
-            composed = np.tensordot(weight.reshape(weight.shape[:2]), composed, axes=1)
-    if composed is None:
-        raise ValueError("a chain has at least one convolution")
-    return composed
+def _compose(chain: Chain, group: int) -> Floats:
+    first, *rest = (_dense(link, chain.groups, group) for link in chain.links)
+    for weight in rest:
+        first = _after(weight, first)
+    return first
+
+
+def _dense(link: Link, groups: int, group: int) -> Floats:
+    """The link's weight within one of the original's groups, without groups of its own."""
+    weight = np.split(link.weight, groups)[group]
+    inner = link.groups // groups
+    if inner == 1:
+        return weight
+    width = weight.shape[1]
+    dense = np.zeros((weight.shape[0], width * inner, *weight.shape[2:]))
+    for i, part in enumerate(np.split(weight, inner)):
+        rows = len(part)
+        dense[i * rows : (i + 1) * rows, i * width : (i + 1) * width] = part
+    return dense
+
+
+def _after(second: Floats, first: Floats) -> Floats:
+    """The weight of `second` applied after `first`; on every axis one of them is 1 wide."""
+    if math.prod(second.shape[2:]) == 1:
+        return np.asarray(np.tensordot(second.reshape(second.shape[:2]), first, axes=1))
+    if math.prod(first.shape[2:]) == 1:
+        matrix = first.reshape(first.shape[:2])
+        return np.asarray(np.einsum("or...,ri->oi...", second, matrix, optimize=True))
+    return np.asarray(np.einsum("or...,ri...->oi...", second, first))

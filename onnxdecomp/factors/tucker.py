@@ -6,9 +6,6 @@ arXiv:1511.06530). Tucker-1 keeps one of the two factors.
 
 The factors are those of `tensorly.decomposition.partial_tucker(W, modes=[0, 1])`: higher-order orthogonal
 iteration from the truncated HOSVD (De Lathauwer, De Moor, Vandewalle 2000, SIAM J. Matrix Anal. Appl. 21).
-They are computed from the Gram matrices of the unfoldings, of size channels × channels, instead of SVDs of
-the unfoldings themselves: the eigenvectors are the same and the work is several times less. In float64 the
-squaring costs no accuracy that a float32 weight has.
 """
 
 from __future__ import annotations
@@ -17,15 +14,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorly as tl
-from numpy.typing import NDArray
-from scipy.linalg import eigh
 from tensorly.base import unfold
 from tensorly.tenalg import mode_dot, multi_mode_dot
 
-from onnxdecomp.factors.chain import Chain, Link
+from onnxdecomp.factors.chain import Chain, Floats, Link
+from onnxdecomp.factors.linalg import leading_vectors
 from onnxdecomp.ranks import Ranks
-
-Floats = NDArray[np.float64]
 
 _MAX_ITERATIONS = 100
 # Stop when an iteration improves the relative error by less, as partial_tucker does.
@@ -47,12 +41,13 @@ def factorise(weight: Floats, ranks: Ranks, groups: int) -> Chain:
     with tl.backend_context("numpy", local_threadsafe=True):
         parts = [_factorise_group(part, ranks) for part in np.split(weight, groups)]
     spatial = (1,) * (weight.ndim - 2)
+    every = tuple(range(weight.ndim - 2))
     links = []
     if ranks.input is not None:
-        links.append(Link("tucker_in", _stack([f.T for _, _, f in parts], spatial), is_core=False))
-    links.append(Link("tucker_core", np.concatenate([core for core, _, _ in parts]), is_core=True))
+        links.append(Link("tucker_in", _stack([f.T for _, _, f in parts], spatial), (), groups))
+    links.append(Link("tucker_core", np.concatenate([core for core, _, _ in parts]), every, groups))
     if ranks.output is not None:
-        links.append(Link("tucker_out", _stack([f for _, f, _ in parts], spatial), is_core=False))
+        links.append(Link("tucker_out", _stack([f for _, f, _ in parts], spatial), (), groups))
     return Chain(tuple(links), groups)
 
 
@@ -64,9 +59,11 @@ def _stack(matrices: Sequence[Floats], spatial: tuple[int, ...]) -> Floats:
 def _factorise_group(weight: Floats, ranks: Ranks) -> tuple[Floats, Floats, Floats]:
     """Core (S, R, *k) and factors (D, S), (C, R) of one group's weight; no factor is the identity."""
     wanted = {mode: rank for mode, rank in enumerate((ranks.output, ranks.input)) if rank is not None}
-    core, factors = _hooi(weight, wanted)
+    # Squares of very large or small weights would leave the range of float64; the factors have no scale.
+    peak = float(np.abs(weight).max()) or 1.0
+    core, factors = _hooi(weight / peak, wanted)
     out_factor, in_factor = (factors.get(mode, np.eye(weight.shape[mode])) for mode in (0, 1))
-    return np.ascontiguousarray(core), out_factor, in_factor
+    return np.ascontiguousarray(core) * peak, out_factor, in_factor
 
 
 def _hooi(tensor: Floats, ranks: Mapping[int, int]) -> tuple[Floats, dict[int, Floats]]:
@@ -99,13 +96,4 @@ def _relative_error(core: Floats, norm: float) -> float:
 
 
 def _leading(tensor: Floats, mode: int, rank: int) -> Floats:
-    """The `rank` leading left singular vectors of the unfolding along `mode`, shape (n_mode, rank).
-
-    The sign is fixed (largest entry positive), so that the same weight gives the same bytes.
-    """
-    unfolding = unfold(tensor, mode)
-    size = len(unfolding)
-    _, vectors = eigh(unfolding @ unfolding.T, subset_by_index=(size - rank, size - 1), check_finite=False)
-    leading = vectors[:, ::-1]
-    largest = np.take_along_axis(leading, np.abs(leading).argmax(axis=0)[None], axis=0)
-    return np.asarray(leading * np.where(largest < 0, -1.0, 1.0))
+    return leading_vectors(unfold(tensor, mode), rank)
