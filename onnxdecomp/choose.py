@@ -6,11 +6,11 @@ C·R at the input's positions and ∏k·R·S + S·D at the output's (Kim et al. 
 
 from __future__ import annotations
 
-import bisect
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from onnxdecomp.errors import UsageError
 from onnxdecomp.factors.chain import Floats
@@ -176,26 +176,50 @@ def _resolve(site: Site, method: str, ranks: tuple[int, int], policy: Policy) ->
     full = [rank == width for rank, width in zip(ranks, channels, strict=True)]
     if method == "tucker2" and (policy.method == "tucker2" or full[0] == full[1]):
         return Choice("tucker2", Ranks(*ranks))
-    sides = (Choice("tucker1", Ranks(None, ranks[1])), Choice("tucker1", Ranks(ranks[0], None)))
-    wide = (channels[1] >= policy.min_channels, channels[0] >= policy.min_channels)
-    fitting = [side for side, fits in zip(sides, wide, strict=True) if fits]
-    return min(fitting, key=lambda side: macs_ratio(site, side))
+    sides = [
+        (Choice("tucker1", Ranks(None, ranks[1])), full[1], channels[1] >= policy.min_channels),
+        (Choice("tucker1", Ranks(ranks[0], None)), full[0], channels[0] >= policy.min_channels),
+    ]
+    fitting = [(choice, is_full) for choice, is_full, wide in sides if wide]
+    lower = [choice for choice, is_full in fitting if not is_full]
+    return min(lower or [choice for choice, _ in fitting], key=lambda choice: macs_ratio(site, choice))
 
 
-def alternatives(site: Site, choice: Choice) -> list[Choice]:
-    """The other methods that fit `site`, each with the largest rank that costs no more MACs than `choice`."""
-    budget = macs_ratio(site, choice)
-    rivals = [m for m in applicable(site) if m in ONE_RANK and m != choice.method]
-    if (site.params or 0) > CP_MOST_PARAMS:
+def alternatives(sites: Sequence[Site], choice: Choice, policy: Policy) -> list[Choice]:
+    """The other methods that fit all of `sites`, which share one weight and have `choice`.
+
+    Each with the largest aligned rank that costs none of them more MACs than `choice` does.
+    """
+    lead = sites[0]
+    rivals = [m for m in applicable(lead) if m in ONE_RANK and m != choice.method]
+    if (lead.params or 0) > CP_MOST_PARAMS:
         rivals = [m for m in rivals if m not in ("cp", "cp3")]
+    families: list[tuple[int, Callable[[int], Choice]]]
+    families = [(rank_limits(lead, m)[0], partial(_single, m)) for m in rivals]
+    if "tucker1" in applicable(lead):
+        families += [(lead.group_channels[1], _outer_side), (lead.group_channels[0], _inner_side)]
     found = []
-    for method in rivals:
-        ranks = range(1, rank_limits(site, method)[0] + 1)
-        count = bisect.bisect_right(
-            ranks, budget, key=lambda r: macs_ratio(site, Choice(method, Ranks(r, r)))
-        )
-        found += [Choice(method, Ranks(ranks[count - 1], ranks[count - 1]))] if count else []
-    return found
+    for limit, make in families:
+        grid = [*range(policy.align, limit, policy.align), limit]
+        affordable = [
+            made
+            for made in map(make, grid)
+            if all(macs_ratio(site, made) <= macs_ratio(site, choice) for site in sites)
+        ]
+        found += affordable[-1:]
+    return [each for each in found if each != choice]
+
+
+def _single(method: str, rank: int) -> Choice:
+    return Choice(method, Ranks(rank, rank))
+
+
+def _outer_side(rank: int) -> Choice:
+    return Choice("tucker1", Ranks(None, rank))
+
+
+def _inner_side(rank: int) -> Choice:
+    return Choice("tucker1", Ranks(rank, None))
 
 
 def _modes(site: Site, method: str, policy: Policy, weight: Callable[[], Floats]) -> Modes:

@@ -29,6 +29,7 @@ class Wiring:
         inner: tensors between the links.
         output: what the last link writes.
         bias: what the last link adds, None for nothing.
+        zeros: what the other links add, where the operator's version demands something; None for nothing.
     """
 
     nodes: tuple[str, ...]
@@ -36,6 +37,7 @@ class Wiring:
     inner: tuple[str, ...]
     output: str
     bias: str | None
+    zeros: str | None = None
 
 
 def chain_nodes(node: NodeProto, links: Sequence[Link], wiring: Wiring) -> list[NodeProto]:
@@ -47,7 +49,8 @@ def chain_nodes(node: NodeProto, links: Sequence[Link], wiring: Wiring) -> list[
     tensors = [gs.Variable(name) for name in (node.input[0], *wiring.inner, wiring.output)]
     graph = gs.Graph()
     for i in range(len(links)):
-        bias = [gs.Variable(wiring.bias)] if i == len(links) - 1 and wiring.bias else []
+        added = wiring.bias if i == len(links) - 1 else wiring.zeros
+        bias = [gs.Variable(added)] if added else []
         graph.nodes.append(
             gs.Node(
                 op=node.op_type,

@@ -12,7 +12,7 @@ from onnx import helper
 from threadpoolctl import threadpool_limits
 
 from onnxdecomp.batchnorm import BatchNorm
-from onnxdecomp.choose import alternatives
+from onnxdecomp.choose import AUTO, Policy, alternatives
 from onnxdecomp.errors import OnnxdecompError
 from onnxdecomp.factors import Chain, factorise
 from onnxdecomp.factors.chain import Floats
@@ -59,8 +59,8 @@ class Factored:
     errors: Errors
 
 
-def find_jobs(found: Survey, decisions: Mapping[str, Choice | str], auto: bool) -> list[Job]:
-    """Gather the chosen sites by what they have in common, in graph order; `auto` weighs all methods."""
+def find_jobs(found: Survey, decisions: Mapping[str, Choice | str], policy: Policy) -> list[Job]:
+    """Gather the chosen sites by what they have in common, in graph order; "auto" weighs all methods."""
     jobs: dict[object, list[Anchor]] = {}
     for anchor in found.anchors:
         choice = decisions[anchor.site.name]
@@ -68,18 +68,20 @@ def find_jobs(found: Survey, decisions: Mapping[str, Choice | str], auto: bool) 
             fold = anchor.batchnorm.key if anchor.batchnorm is not None else None
             key = (anchor.weight.key, fold, choice, anchor.site.groups, anchor.transposed)
             jobs.setdefault(key, []).append(anchor)
-    return [_job(anchors, decisions, auto) for anchors in jobs.values()]
+    return [_job(anchors, decisions, policy) for anchors in jobs.values()]
 
 
-def _job(anchors: list[Anchor], decisions: Mapping[str, Choice | str], auto: bool) -> Job:
+def _job(anchors: list[Anchor], decisions: Mapping[str, Choice | str], policy: Policy) -> Job:
     lead = anchors[0]
     choice = decisions[lead.site.name]
     if lead.weight is None or not isinstance(choice, Choice):
         raise ValueError(f"{lead.site.name} was not chosen")
+    sites = [anchor.site for anchor in anchors]
+    rivals = alternatives(sites, choice, policy) if policy.method == AUTO else []
     return Job(
         weight=lead.weight,
         batchnorm=lead.batchnorm,
-        choices=(choice, *(alternatives(lead.site, choice) if auto else ())),
+        choices=(choice, *rivals),
         groups=lead.site.groups or 1,
         transposed=lead.transposed,
         anchors=tuple(anchors),

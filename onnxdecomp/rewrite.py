@@ -10,7 +10,7 @@ from pathlib import Path
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
-from onnxdecomp.choose import AUTO, Policy, chain_macs, chain_params, choose
+from onnxdecomp.choose import Policy, chain_macs, chain_params, choose
 from onnxdecomp.errors import NothingSelectedError, UsageError
 from onnxdecomp.factoring import (
     Errors,
@@ -23,6 +23,7 @@ from onnxdecomp.factoring import (
 )
 from onnxdecomp.model import Model, as_model
 from onnxdecomp.plan import Choice, Plan, verify
+from onnxdecomp.ranks import FixedRule
 from onnxdecomp.report import Result, SiteReport, Totals
 from onnxdecomp.request import Request
 from onnxdecomp.shapes import InputShapes
@@ -81,14 +82,15 @@ def rewrite(
         edited = edited.copy()
     before = edited.nbytes()
     policy = policy or Policy()
-    planned = {choice.method for choice in plan.sites.values()} if plan is not None else set()
     found = survey(
         edited,
         input_shapes=input_shapes or {},
         freeze=freeze_weights,
         fold_bn=fold_bn,
-        linear=policy.wants_linear or "svd" in planned,
+        linear=policy.wants_linear or plan is not None,
     )
+    if plan is not None and not policy.wants_linear:
+        found = found.without_linear(set(found.names()) - set(plan.sites))
     sites = [anchor.site for anchor in found.anchors]
     if plan is not None:
         verify(plan, sites)
@@ -98,7 +100,7 @@ def rewrite(
 
     splicer = Splicer(edited, found, scratch)
     outcomes: dict[str, Errors] = {}
-    work = find_jobs(found, decisions, auto=policy.method == AUTO)
+    work = find_jobs(found, decisions, policy)
     for job, outcome in zip(track(work), factor_all(work, edited.folder, jobs), strict=True):
         names = [anchor.site.name for anchor in job.anchors]
         if isinstance(outcome, Factored):
@@ -118,7 +120,7 @@ def rewrite(
         plan=Plan({name: choice for name, choice in decisions.items() if isinstance(choice, Choice)}),
         sites=reports,
         totals=_totals(found, reports, (before, rewritten.nbytes())),
-        notes=found.notes,
+        notes=(*found.notes, *_clamped(request, reports)),
         sources=frozenset(edited.files()),
     )
 
@@ -136,6 +138,24 @@ def _decide(anchor: Anchor, request: Request, policy: Policy, folder: Path) -> C
             return choose(site, request.rule, policy, lambda: read_finite_weight(anchor, folder))
     except NotFiniteError as error:
         return str(error)
+
+
+def _clamped(request: Request, reports: Sequence[SiteReport]) -> list[str]:
+    """Says so where exact channels exceed what a site has."""
+    rule = request.rule
+    wanted = (
+        [r for r in (rule.input, rule.output) if isinstance(r, int)] if isinstance(rule, FixedRule) else []
+    )
+    short = [
+        report.site.name
+        for report in reports
+        if report.site.obstacle is None and any(rank > max(report.site.group_channels) for rank in wanted)
+    ]
+    return (
+        [f"rank {max(wanted)} is above the channels of {len(short)} sites and was clamped there"]
+        if short
+        else []
+    )
 
 
 def _why_nothing(decisions: Decisions) -> str:

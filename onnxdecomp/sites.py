@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,15 @@ class Survey:
     uses: Uses
     notes: tuple[str, ...]
 
+    def names(self) -> list[str]:
+        """The sites' names."""
+        return [anchor.site.name for anchor in self.anchors]
+
+    def without_linear(self, names: Container[str]) -> Survey:
+        """The survey less the Gemm and MatMul sites among `names`."""
+        kept = tuple(a for a in self.anchors if a.site.op == "Conv" or a.site.name not in names)
+        return dataclasses.replace(self, anchors=kept)
+
 
 def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bool, linear: bool) -> Survey:
     """Find every Conv of `model`: main graph, graphs inside nodes, local functions; no weight is read.
@@ -231,7 +240,9 @@ def _linear_anchor(
 ) -> Anchor | None:
     """The anchor of a Gemm or MatMul whose right-hand side is a constant matrix, else None."""
     op = next((op for op in LINEAR_OPS if is_onnx_op(node, op)), None)
-    if op is None or len(node.input) < 2 or not node.output:
+    if op is None or len(node.input) < 2 or not node.output or any(a.ref_attr_name for a in node.attribute):
+        return None
+    if op == "Gemm" and scope.opset < 7:  # before version 7 its C was broadcast by an attribute
         return None
     weight = find_constant(scope, node.input[1], ir_version=model.proto.ir_version, freeze=freeze)
     if not isinstance(weight, Constant) or len(weight.shape) != 2 or weight.data_type not in FLOAT_TYPES:

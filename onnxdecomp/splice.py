@@ -79,12 +79,17 @@ class Splicer:
             self._define(job.weight, {bias: batchnorm.affine(self._model.folder)[1]})
             self._edits[id(batchnorm.node)] = ()
             self._vanished.append((anchor.scope, conv.output[0]))
+        zeros = None
+        if anchor.site.op == "Gemm" and anchor.scope.opset < 11:  # C became optional in Gemm-11
+            zeros = self._names.fresh(f"{nodes[0]}.bias")
+            self._define(job.weight, {zeros: np.zeros(len(chain.links[0].weight))})
         wiring = Wiring(
             nodes=nodes,
             weights=weights,
             inner=tuple(self._names.fresh(f"{node}_output") for node in nodes[:-1]),
             output=batchnorm.node.output[0] if batchnorm is not None else conv.output[0],
             bias=bias,
+            zeros=zeros,
         )
         self._edits[id(conv)] = chain_nodes(conv, chain.links, wiring)
         owners = ((anchor.scope.owner(name), name) for name in read)

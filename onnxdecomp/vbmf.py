@@ -18,6 +18,7 @@ from onnxdecomp.factors.chain import Floats
 _TAU = 2.5129
 # Squared singular values below this share of the largest are rounding noise, not noise of the matrix.
 _FLOOR = 1e-14
+_GRID = 512
 
 
 def vbmf_rank(squares: Floats, rows: int, columns: int) -> int:
@@ -53,13 +54,16 @@ def _noise_variance(squares: Floats, small: int, large: int, alpha: float, edge:
     )
     if not lower < upper:
         return float(upper)
-    # The search runs over log σ²: the bounds may lie many powers of ten apart.
-    found = minimize_scalar(
-        lambda log: _free_energy(math.exp(log), squares, large, alpha, edge),
-        bounds=(math.log(max(lower, upper * 1e-14)), math.log(upper)),
-        method="bounded",
-    )
-    return math.exp(float(found.x))
+
+    def energy(log: float) -> float:
+        return _free_energy(math.exp(log), squares, large, alpha, edge)
+
+    # Over log σ², for the bounds may lie powers of ten apart; on a grid first, for there are local minima.
+    grid = np.linspace(math.log(max(lower, upper * 1e-14)), math.log(upper), _GRID)
+    best = int(np.argmin([energy(log) for log in grid]))
+    bounds = (grid[max(best - 1, 0)], grid[min(best + 1, _GRID - 1)])
+    found = minimize_scalar(energy, bounds=bounds, method="bounded", options={"xatol": 1e-9})
+    return math.exp(float(found.x if found.fun <= energy(grid[best]) else grid[best]))
 
 
 def _free_energy(variance: float, squares: Floats, large: int, alpha: float, edge: float) -> float:

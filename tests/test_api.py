@@ -20,7 +20,7 @@ from conftest import external_entry, save, save_external, small_model, spawn, un
 from onnx import ModelProto
 
 import onnxdecomp
-from onnxdecomp import Choice, Site, Plan, Policy, Ranks, Result, errors
+from onnxdecomp import Choice, Plan, Policy, Ranks, Result, Site, errors
 
 PUBLIC = {name: getattr(onnxdecomp, name) for name in onnxdecomp.__all__}
 ERRORS = {name: value for name, value in vars(errors).items() if inspect.isclass(value)}

@@ -124,6 +124,13 @@ def test_nan_of_the_reference_is_left_out() -> None:
     assert found.new_nonfinite == 0
 
 
+@pytest.mark.parametrize("b", [np.full((2, 4), np.nan, "f"), np.ones((2, 4), "f")])
+def test_where_nothing_can_be_compared_nothing_is_claimed(b: np.ndarray) -> None:
+    """An output that is all NaN, or empty, is no proof that two models agree."""
+    for found in (fidelity(np.full((2, 4), np.nan, "f"), b), fidelity(b[:0], b[:0])):
+        assert (found.relative_l2, found.max_abs, found.cosine) == (None, None, None)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_new_nan_or_infinity_is_no_agreement(cli: Cli, bad: float, everywhere: bool) -> None:

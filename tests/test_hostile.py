@@ -50,7 +50,7 @@ def test_a_truncated_file_is_refused_whatever_its_length(cli: Cli, tmp_path: Pat
 
 def test_a_truncated_small_model_is_refused_whatever_its_length(cli: Cli, small: Path) -> None:
     whole = small.read_bytes()
-    for length in [*range(0, len(whole), 97), *range(len(whole) - 120, len(whole))]:
+    for length in [*range(0, len(whole), 199), *range(len(whole) - 120, len(whole))]:
         small.write_bytes(whole[:length])
         assert "in.onnx" in cli("inspect", "in.onnx").refusal()
 
@@ -97,7 +97,7 @@ def test_a_model_with_damaged_bytes_never_ends_in_a_traceback(cli: Cli, small: P
     chooser, whole = random.Random(seed), small.read_bytes()
     weights = whole.index(onnx.load(small).graph.initializer[0].raw_data)
     places = [*range(weights), *range(weights + 32 * 16 * 9 * 4, len(whole))]
-    for _ in range(100):
+    for _ in range(60):
         damaged = bytearray(whole)
         for place in chooser.sample(places, chooser.choice([1, 1, 2, 3])):
             damaged[place] = chooser.choice([0, 1, 127, 128, 255, chooser.randrange(256)])
@@ -310,6 +310,22 @@ def test_an_output_that_cannot_be_is_refused(cli: Cli, small: Path, output: str)
     Path("folder").mkdir()
     with untouched(small.parent):
         assert output in cli("rewrite", "in.onnx", output, *RANK).refusal()
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("--json", "out.onnx"),
+        ("--save-plan", "out.onnx"),
+        ("--save-plan", "report.json", "--json", "report.json"),
+        ("--save-plan", "report.json", "--json", "folder/../report.json"),
+    ],
+)
+def test_two_outputs_in_one_place_are_refused(cli: Cli, small: Path, places: tuple[str, ...]) -> None:
+    """The later one would take the earlier one away."""
+    Path("folder").mkdir()
+    with untouched(small.parent):
+        assert places[1] in cli("rewrite", "in.onnx", "out.onnx", *RANK, *places).refusal()
 
 
 def test_a_pipe_is_not_replaced_by_a_file(cli: Cli, small: Path) -> None:

@@ -232,8 +232,8 @@ def test_each_group_is_factored_by_itself(ranks: Ranks) -> None:
 
 def test_the_same_model_gives_the_same_bytes_whatever_the_threads() -> None:
     model = nets.model(
-        "g (double[1,100,8,8] x) => (double[1,130,8,8] y) { y = Conv<pads=[1,1,1,1]>(x, w) }",
-        w=nets.weight(130, 100, 3, 3, dtype=np.float64),
+        "g (double[1,192,8,8] x) => (double[1,256,8,8] y) { y = Conv<pads=[1,1,1,1]>(x, w) }",
+        w=nets.weight(256, 192, 3, 3, dtype=np.float64),
     )
     written = set()
     for threads in (1, 2, 3, 1):

@@ -11,16 +11,24 @@ seeded starts run, and one counts only if its components stay below a multiple o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import tensorly as tl
+from tensorly.cp_tensor import cp_normalize
 from tensorly.decomposition import parafac
 
 from onnxdecomp.errors import OnnxdecompError
 from onnxdecomp.factors.chain import Chain, Floats, Link
 
-_RESTARTS = 3
-_ITERATIONS = 200
-_TOLERANCE = 1e-8
+_RESTARTS = 8
+_ITERATIONS = 1000
+_TOLERANCE = 1e-9
+# Below it a decomposition is exact, and further starts are idle.
+_EXACT = 1e-7
+# Multiply-accumulates that the alternating least squares of one weight may take, all starts together.
+_BUDGET = 1e10
+_RIDGE = 1e-12
 # Σᵣ ‖componentᵣ‖² over ‖W‖²: 1 for orthogonal components, without bound for degenerate ones.
 _MOST_GROWTH = 100.0
 
@@ -63,37 +71,80 @@ def _tensor(weight: Floats, split: bool) -> Floats:
 
 def _components(tensor: Floats, rank: int) -> list[Floats]:
     """Factor matrices (size of mode, rank), the norm of each component shared evenly among them."""
-    norm = float(np.linalg.norm(tensor))
-    if norm == 0:
+    # Squares of very large or small weights would leave the range of float64.
+    peak = float(np.abs(tensor).max())
+    if peak == 0:
         return [np.zeros((size, rank)) for size in tensor.shape]
-    best: tuple[float, list[Floats]] | None = None
-    for seed in range(_RESTARTS):
-        weights, factors = _start(tensor / norm, rank, seed)
-        if not np.isfinite(weights).all() or float((weights**2).sum()) > _MOST_GROWTH:
+    norm = float(np.linalg.norm(tensor / peak))
+    weights, factors = _best_start(tensor / peak / norm, rank)
+    share = np.abs(weights) ** (1 / len(factors)) * (norm * peak) ** (1 / len(factors))
+    return [factor * share * (np.sign(weights) if i == 0 else 1) for i, factor in enumerate(factors)]
+
+
+def _best_start(tensor: Floats, rank: int) -> tuple[Floats, list[Floats]]:
+    """Weights and normalised factors of the best run of alternating least squares that did not degenerate.
+
+    `tensor` has norm 1.
+    """
+    best: tuple[float, Floats, list[Floats]] | None = None
+    for start in _starts(tensor, rank):
+        run = _least_squares(tensor, rank, start)
+        if run is None:
             continue
-        error = float(np.linalg.norm(tensor / norm - tl.cp_to_tensor((weights, factors))))
+        weights, factors = run
+        # Not finite is not below either.
+        if not float((weights**2).sum()) <= _MOST_GROWTH:
+            continue
+        error = float(np.linalg.norm(tensor - tl.cp_to_tensor((weights, factors))))
         if best is None or error < best[0]:
-            share = (np.abs(weights) * norm) ** (1 / len(factors))
-            best = (
-                error,
-                [factor * share * (np.sign(weights) if i == 0 else 1) for i, factor in enumerate(factors)],
-            )
+            best = error, weights, factors
+        if error < _EXACT:
+            break
     if best is None:
         raise CpError(f"CP with {rank} components does not settle: they grow and cancel each other")
-    return best[1]
+    return best[1], best[2]
 
 
-def _start(tensor: Floats, rank: int, seed: int) -> tuple[Floats, list[Floats]]:
-    """One run of alternating least squares: the first from the HOSVD, the others from random factors."""
-    with tl.backend_context("numpy", local_threadsafe=True):
-        weights, factors = parafac(
-            tensor,
-            rank,
-            n_iter_max=_ITERATIONS,
-            init="svd" if seed == 0 and rank <= min(tensor.shape) else "random",
-            normalize_factors=True,
-            tol=_TOLERANCE,
-            random_state=seed,
-            l2_reg=1e-10,
-        )
+def _starts(tensor: Floats, rank: int) -> Iterator[list[Floats]]:
+    """Factors to start from: with several kernel axes first those of the whole kernel; then random ones."""
+    if tensor.ndim > 3:
+        whole = tensor.reshape(*tensor.shape[:2], -1)
+        try:
+            _, (out, into, kernels) = _best_start(whole, rank)
+        except CpError:
+            pass  # then random starts alone must do
+        else:
+            yield [out, into, *_separate(kernels, tensor.shape[2:])]
+    for seed in range(_RESTARTS):
+        generator = np.random.default_rng(seed)
+        yield [generator.standard_normal((size, rank)) for size in tensor.shape]
+
+
+def _separate(kernels: Floats, shape: tuple[int, ...]) -> list[Floats]:
+    """The best rank-1 approximation of each column of `kernels` by one vector per axis (HOSVD)."""
+    stacked = kernels.T.reshape(-1, *shape)
+    columns = []
+    for axis, size in enumerate(shape):
+        unfolded = np.moveaxis(stacked, axis + 1, 1).reshape(len(stacked), size, -1)
+        columns.append(np.linalg.svd(unfolded, full_matrices=False)[0][:, :, 0].T)
+    return columns
+
+
+def _least_squares(tensor: Floats, rank: int, start: list[Floats]) -> tuple[Floats, list[Floats]] | None:
+    """One run of alternating least squares, None where its equations became singular."""
+    cost = tensor.ndim * tensor.size * rank * _RESTARTS
+    iterations = int(min(_ITERATIONS, max(_BUDGET / cost, 50)))
+    try:
+        with tl.backend_context("numpy", local_threadsafe=True):
+            found = parafac(
+                tensor,
+                rank,
+                n_iter_max=iterations,
+                init=(None, [factor.copy() for factor in start]),
+                tol=_TOLERANCE,
+                l2_reg=_RIDGE,
+            )
+            weights, factors = cp_normalize(found)
+    except np.linalg.LinAlgError:
+        return None
     return np.asarray(weights), [np.asarray(factor) for factor in factors]

@@ -1,0 +1,279 @@
+"""Which decomposition is fastest in ONNX Runtime at equal multiply-accumulates?
+
+Tucker-2 at a rank of 0.25, the default, sets the budget: each other method takes its place in every Conv,
+with the rank, in multiples of the alignment, that comes nearest to the MACs of that Conv's Tucker-2 chain.
+Everything else, so all 1×1 Convs with their SVD and the stem, is the same in all variants; one more variant
+keeps the 1×1 Convs whole, to show what their SVD gains. All models of a network run in turns on one thread.
+
+Latency does not depend on values: the chains hold seeded random factors of the right shapes, and no weight is
+factored. Each model must run, with finite outputs of the original's shape, have the Convs its plan says, and
+lose none of them from the blocked NCHWc layout.
+
+    python -m bench.decompositions [--networks resnet18 …] [--rank 0.25] [--align 8] [--runs 100]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.environment import write_results
+from models import export
+from onnxdecomp.choose import Policy, chain_macs, choose, links, macs_ratio
+from onnxdecomp.factoring import Job, find_jobs
+from onnxdecomp.factors import Chain, Link
+from onnxdecomp.fit import applicable, rank_limits
+from onnxdecomp.latency import WARMUP_RUNS, Race, placement
+from onnxdecomp.model import load, save
+from onnxdecomp.plan import Choice
+from onnxdecomp.ranks import Ranks, parse_rank
+from onnxdecomp.runtime import onnxruntime
+from onnxdecomp.samples import Feeds, random_feeds
+from onnxdecomp.sites import Site, survey
+from onnxdecomp.splice import Splicer
+
+Row = dict[str, Any]
+Decisions = dict[str, Choice | str]
+
+NETWORKS = ("resnet18", "resnet50", "vgg16_cifar10")
+DEFAULT, RIVALS = "tucker2", ("tucker1", "spatial", "cp", "cp3")
+ORIGINAL, WITHOUT_SVD = "original", "tucker2, 1×1 kept"
+# How far from the budget MACs count as equal: ranks come in blocks.
+TOLERANCE = 0.1
+
+
+def default_decisions(sites: Sequence[Site], rank: str, align: int) -> Decisions:
+    """What the compiler chooses at `rank`: Tucker-2, SVD for 1×1, Tucker-1 for the stem."""
+
+    def never() -> NDArray[np.float64]:
+        raise AssertionError("this benchmark takes ranks that need no weight")
+
+    rule, policy = parse_rank(rank), Policy(align=align)
+    return {site.name: choose(site, rule, policy, never) for site in sites}
+
+
+def nearest(site: Site, budget: Choice, method: str, align: int) -> Choice:
+    """The choice of `method` whose MACs come nearest to those of `budget`; for Tucker-1 on either side."""
+    limits = rank_limits(site, method)
+    blocks = [*range(align, max(limits), align), max(limits)]
+    if method == "tucker1":
+        ranks = [Ranks(r, None) for r in blocks if r <= limits[0]]
+        ranks += [Ranks(None, r) for r in blocks if r <= limits[1]]
+    else:
+        ranks = [Ranks(r, r) for r in blocks]
+    target = macs_ratio(site, budget)
+    return min((Choice(method, r) for r in ranks), key=lambda choice: abs(macs_ratio(site, choice) - target))
+
+
+def variants(sites: Sequence[Site], rank: str, align: int) -> dict[str, Decisions]:
+    """All decisions to compare, by name, the original first."""
+    default = default_decisions(sites, rank, align)
+
+    def with_method(method: str) -> Decisions:
+        swapped = dict(default)
+        for site in sites:
+            choice = default[site.name]
+            if isinstance(choice, Choice) and choice.method == DEFAULT and method in applicable(site):
+                swapped[site.name] = nearest(site, choice, method, align)
+        return swapped
+
+    kept: Decisions = dict.fromkeys(default, "kept")
+    linear = [
+        name for name, choice in default.items() if isinstance(choice, Choice) and choice.method == "svd"
+    ]
+    return {
+        ORIGINAL: kept,
+        DEFAULT: default,
+        **{method: with_method(method) for method in RIVALS},
+        **({WITHOUT_SVD: default | dict.fromkeys(linear, "kept")} if linear else {}),
+    }
+
+
+def random_chain(job: Job, generator: np.random.Generator) -> Chain:
+    """A chain of the shapes that factoring would give, its values such that activations keep their size."""
+    site, (choice,) = job.anchors[0].site, job.choices
+    shapes = links(site, choice)
+    made = []
+    for i, link in enumerate(shapes):
+        kernel = [size if axis in link.axes else 1 for axis, size in enumerate(site.kernel)]
+        shape = (link.channels[1], link.channels[0] // link.groups, *kernel)
+        # He's initialisation where a ReLU may follow, as in the networks themselves.
+        variance = (2 if i == len(shapes) - 1 else 1) / np.prod(shape[1:])
+        weight = generator.standard_normal(shape) * np.sqrt(variance)
+        made.append(Link(link.role, weight, link.axes, link.groups))
+    return Chain(tuple(made), job.groups)
+
+
+def rewrite(path: Path, decisions: Decisions, out: Path) -> None:
+    """Write the model at `path` to `out` with random chains in the place of the chosen Convs."""
+    model, generator = load(path), np.random.default_rng(0)
+    found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=False)
+    splicer = Splicer(model, found, None)
+    for job in find_jobs(found, decisions, auto=False):
+        splicer.install(job, random_chain(job, generator))
+    save(splicer.finish(), out)
+
+
+def session(path: Path) -> Any:
+    """`path` in ONNX Runtime on one CPU thread, all optimisations on."""
+    options = onnxruntime().SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def assert_right(
+    paths: Mapping[str, Path],
+    chosen: Mapping[str, Decisions],
+    sites: Sequence[Site],
+    feeds: Feeds,
+    align: int,
+) -> None:
+    """Every model gives finite outputs of the original's shape and has the Convs its plan says, in NCHWc."""
+    expected = [output.shape for output in session(paths[ORIGINAL]).run(None, dict(feeds))]
+    outside = len(placement(paths[ORIGINAL]).plain)
+    for name, decisions in chosen.items():
+        outputs = session(paths[name]).run(None, dict(feeds))
+        assert [output.shape for output in outputs] == expected, name
+        assert all(np.isfinite(output).all() and output.any() for output in outputs), name
+        choices = [(site, decisions[site.name]) for site in sites]
+        wanted = [len(links(site, c)) if isinstance(c, Choice) else 1 for site, c in choices]
+        convs = placement(paths[name])
+        assert len(convs.blocked) + len(convs.plain) == sum(wanted), name
+        # Channels that are no multiple of 4 leave the blocked layout.
+        assert align % 4 or len(convs.plain) <= outside, (name, sorted(convs.plain))
+
+
+def race(paths: Mapping[str, Path], feeds: Feeds, runs: int) -> dict[str, NDArray[np.float64]]:
+    """Seconds per run of each model, all of them in turns after a warm-up."""
+    sessions = {name: session(path) for name, path in paths.items()}
+    times = {name: np.empty(runs) for name in paths}
+    for run in range(-WARMUP_RUNS, runs):
+        for name, live in sessions.items():
+            start = time.perf_counter()
+            live.run(None, dict(feeds))
+            if run >= 0:
+                times[name][run] = time.perf_counter() - start
+    return times
+
+
+def conv_macs(sites: Sequence[Site], decisions: Decisions) -> int:
+    """Multiply-accumulates of all Convs."""
+    choices = [(site, decisions[site.name]) for site in sites]
+    costs = [chain_macs(site, c) if isinstance(c, Choice) else site.macs for site, c in choices]
+    assert None not in costs
+    return sum(cost or 0 for cost in costs)
+
+
+def rows_of(
+    network: str,
+    sites: Sequence[Site],
+    chosen: Mapping[str, Decisions],
+    paths: Mapping[str, Path],
+    times: Mapping[str, NDArray[np.float64]],
+) -> list[Row]:
+    """The table of one network: the original first."""
+    rows = []
+    budget = conv_macs(sites, chosen[DEFAULT])
+    for name, decisions in chosen.items():
+        macs, convs = conv_macs(sites, decisions), placement(paths[name])
+        timed = Race(a=times[ORIGINAL], b=times[name])
+        low, high = timed.interval() if name != ORIGINAL else (1.0, 1.0)
+        rows.append(
+            {
+                "network": network,
+                "variant": name,
+                "macs": macs,
+                "macs_over_tucker2": round(macs / budget, 3),
+                "convs": len(convs.blocked) + len(convs.plain),
+                "convs_outside_nchwc": len(convs.plain),
+                "reorders": convs.reorders,
+                "median_ms": round(1e3 * float(np.median(timed.b)), 4),
+                "speedup": round(timed.speedup, 3),
+                "speedup_low": round(low, 3),
+                "speedup_high": round(high, 3),
+            }
+        )
+    return rows
+
+
+def winners(rows: Sequence[Row], times: Mapping[str, NDArray[np.float64]]) -> list[str]:
+    """The fastest of the methods at equal MACs, and those whose time is not surely longer."""
+    level = [row for row in rows if row["variant"] in (DEFAULT, *RIVALS)]
+    level = [row for row in level if abs(row["macs_over_tucker2"] - 1) <= TOLERANCE]
+    best, *others = [row["variant"] for row in sorted(level, key=lambda row: float(row["median_ms"]))]
+    return [best, *(name for name in others if Race(a=times[name], b=times[best]).interval()[0] <= 1)]
+
+
+def measure(
+    network: str, rank: str, align: int, runs: int, scratch: Path
+) -> tuple[list[Row], dict[str, NDArray[np.float64]]]:
+    """The table of one network, and the times behind it."""
+    path = export(network, scratch / f"{network}.onnx")
+    model = load(path)
+    found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=False)
+    sites = [anchor.site for anchor in found.anchors]
+    chosen = variants(sites, rank, align)
+    paths = {name: scratch / f"{i}.onnx" for i, name in enumerate(chosen)} | {ORIGINAL: path}
+    for name, decisions in chosen.items():
+        if name != ORIGINAL:
+            rewrite(path, decisions, paths[name])
+    feeds = random_feeds(model.proto, {})
+    assert_right(paths, chosen, sites, feeds, align)
+    times = race(paths, feeds, runs)
+    return rows_of(network, sites, chosen, paths, times), times
+
+
+def line(values: Mapping[str, Any]) -> str:
+    """One line of the printed table."""
+    widths = (-14, -18, 11, 18, 6, 20, 9, 10, 8, 12, 12)
+    cells = zip(values.values(), widths, strict=True)
+    return " ".join(f"{value!s:<{-n}}" if n < 0 else f"{value!s:>{n}}" for value, n in cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--rank", default="0.25")
+    parser.add_argument("--align", type=int, default=Policy().align)
+    parser.add_argument("--runs", type=int, default=100)
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    won: dict[str, list[str]] = {}
+    for network in arguments.networks:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            new, times = measure(network, arguments.rank, arguments.align, arguments.runs, folder)
+        print(
+            *([] if rows else [line({name: name for name in new[0]})]), *map(line, new), sep="\n", flush=True
+        )
+        rows += new
+        won[network] = winners(new, times)
+    for network, names in won.items():
+        level = f", level with it: {', '.join(names[1:])}" if names[1:] else ""
+        print(f"{network}: fastest at equal MACs: {names[0]}{level}")
+    never = [name for name in (DEFAULT, *RIVALS) if not any(name in names for names in won.values())]
+    print(f"never fastest: {', '.join(never) or 'none'}")
+    options = {
+        "provider": "CPUExecutionProvider",
+        "threads": 1,
+        "warmup_runs": WARMUP_RUNS,
+        "runs": arguments.runs,
+        "rank": arguments.rank,
+        "align": arguments.align,
+        "weights": "random",
+        "fastest": won,
+        "never_fastest": never,
+    }
+    print(write_results(f"decompositions-rank{arguments.rank}-align{arguments.align}", rows, options))
+
+
+if __name__ == "__main__":
+    main()
