@@ -26,7 +26,7 @@ from onnxdecomp.choose import AUTO, Policy, fitting_methods
 from onnxdecomp.compare import compare as compare_models
 from onnxdecomp.errors import OnnxdecompError, UsageError, printable
 from onnxdecomp.factors import METHODS
-from onnxdecomp.model import load, require_target, staged, write_file, write_text
+from onnxdecomp.model import data_path, load, require_target, staged, write_file, write_text
 from onnxdecomp.plan import Plan
 from onnxdecomp.plots import plot_spectra, require_plot
 from onnxdecomp.report import Result
@@ -144,7 +144,7 @@ def inspect(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the spectra: .png or .svg.")] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """List every Conv: what it costs, and how it can be decomposed or why not."""
+    """List every Conv, its cost, and how it can be decomposed."""
     policy = Policy(min_channels=min_channels, linear=linear)
     source = load(model)
     for target in filter(None, (plot, json_file)):
@@ -224,7 +224,7 @@ def rewrite(
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Replace Convs by Tucker chains: 1×1, k×k, 1×1."""
+    """Replace Convs by chains of smaller ones."""
     if output is None and not dry_run:
         raise UsageError("name the output file: onnxdecomp rewrite IN OUT --rank 0.25 (or give --dry-run)")
     policy = Policy(
@@ -236,6 +236,7 @@ def rewrite(
         require_target(output, keep)
     for target in filter(None, (save_plan, json_file)):
         require_target(target, keep, device=True)
+    _require_distinct(output, output and data_path(output), save_plan, json_file)
     chosen = Plan.load(plan) if plan is not None else None
     Request.parse(rank, chosen, only, skip)  # a mistyped command is found before the original is run
     standard = _baseline(model, shapes, "--dry-run" if dry_run else None if run_check else "--no-check")
@@ -265,6 +266,17 @@ def rewrite(
         _write_documents(result, outcome, keep, save_plan, json_file)
     summary.print(check_view(outcome), soft_wrap=True)
     summary.print(f"\nwrote {output}", soft_wrap=True)
+
+
+def _require_distinct(*targets: Path | None) -> None:
+    places: set[Path] = set()
+    for target in targets:
+        # A device takes what it is given.
+        if target is None or (target.exists() and not target.is_file()):
+            continue
+        if target.resolve() in places:
+            raise UsageError(f"{target} is named for two outputs; choose another name for one of them")
+        places.add(target.resolve())
 
 
 def _baseline(model: Path, shapes: InputShapes, not_wanted: str | None) -> Baseline:
@@ -300,7 +312,7 @@ def compare(
     input_shape: InputShape = [],  # noqa: B006  (typer copies it)
     json_file: JsonFile = None,
 ) -> None:
-    """Run two models on the same inputs and say how far apart their outputs are."""
+    """Say how far apart the outputs of two models are."""
     reference = load(a)
     keep = reference.files() | load(b).files() | ({data.resolve()} if data is not None else set())
     if json_file is not None:

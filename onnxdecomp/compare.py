@@ -31,7 +31,7 @@ class Fidelity:
         top1_agreement: share of equal argmax along the class axis: axis 1 of 4-D and larger outputs, the last
             axis of 2-D and 3-D ones; None without such an axis of two or more.
         new_nonfinite: values that are NaN or Inf in b and finite in a. Where there are any, or where nothing
-            is numeric, the three distances are None.
+            is finite and numeric, the three distances are None.
     """
 
     name: str
@@ -72,6 +72,8 @@ class Tally:
         both = known & np.isfinite(wide_b)
         self._new_nonfinite += int(known.sum() - both.sum())
         x, y = wide_a[both], wide_b[both]
+        if not x.size:
+            return
         self._squares += ((x - y) ** 2).sum(), (x**2).sum(), (y**2).sum(), (x * y).sum()
         self._max_abs = max(self._max_abs or 0.0, float(np.abs(x - y).max(initial=0.0)))
         axis = 1 if a.ndim >= 4 else a.ndim - 1

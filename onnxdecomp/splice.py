@@ -32,6 +32,7 @@ class Names:
         for scope in found:
             self._taken.update(scope.initialisers, scope.inputs, scope.sparse, scope.producers)
             self._taken.update(node.name for node in scope.body.node)
+            self._taken.update(value.name for value in scope.body.value_info)
 
     def fresh(self, wanted: str) -> str:
         """`wanted`, or with the first number behind it that makes it unique; taken from now on."""

@@ -41,7 +41,9 @@ def si(value: float | None, unit: str = "") -> str:
 
 
 def _ratio(before: int | None, after: int | None) -> str:
-    return f"{before / after:.2f}× less" if before and after else ""
+    if not before or not after or before == after:
+        return ""
+    return f"{before / after:.2f}× less" if before > after else f"{after / before:.2f}× more"
 
 
 def totals_table(totals: Totals) -> Table:
