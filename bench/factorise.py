@@ -101,7 +101,7 @@ def real_jobs() -> list[Job]:
         else "another kernel"
         for anchor in found.anchors
     }
-    return find_jobs(found, decisions, auto=False)
+    return find_jobs(found, decisions, onnxdecomp.Policy())
 
 
 def job_weight(job: Job) -> Weight:

@@ -240,7 +240,7 @@ def _linear_anchor(
 ) -> Anchor | None:
     """The anchor of a Gemm or MatMul whose right-hand side is a constant matrix, else None."""
     op = next((op for op in LINEAR_OPS if is_onnx_op(node, op)), None)
-    if op is None or len(node.input) < 2 or not node.output or any(a.ref_attr_name for a in node.attribute):
+    if op is None or len(node.input) < 2 or not node.output or _set_by_caller(node, "transB"):
         return None
     if op == "Gemm" and scope.opset < 7:  # before version 7 its C was broadcast by an attribute
         return None
@@ -272,6 +272,11 @@ def _rows(output_shape: Shape | None) -> int | None:
         return None
     rows = [dim for dim in output_shape[:-1] if dim is not None]
     return math.prod(rows) if len(rows) == len(output_shape) - 1 else None
+
+
+def _set_by_caller(node: NodeProto, name: str) -> bool:
+    found = attribute(node, name)
+    return found is not None and bool(found.ref_attr_name)
 
 
 def _flag(node: NodeProto, name: str) -> bool:
