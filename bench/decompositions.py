@@ -116,7 +116,7 @@ def rewrite(path: Path, decisions: Decisions, out: Path) -> None:
     model, generator = load(path), np.random.default_rng(0)
     found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=False)
     splicer = Splicer(model, found, None)
-    for job in find_jobs(found, decisions, auto=False):
+    for job in find_jobs(found, decisions, Policy()):
         splicer.install(job, random_chain(job, generator))
     save(splicer.finish(), out)
 
