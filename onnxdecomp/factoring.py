@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from onnxdecomp.factors.cp import CpError
 from onnxdecomp.plan import Choice
 from onnxdecomp.sites import NOT_FINITE, Anchor, Survey
 from onnxdecomp.weights import Constant
+
+# Between it and its inverse the squares that make a norm stay in the range of float64.
+_PLAIN_NORM = 1e-100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,11 +47,12 @@ class Errors:
 
     Attributes:
         weight: ‖W − Ŵ‖ / ‖W‖ for the factors as stored; W has its BatchNormalization folded in.
-        cast: what rounding the factors to the model's element type did: ‖Ŵ − Ŵ in float64‖ / ‖W‖.
+        cast: what rounding the factors to a 16-bit element type did: ‖Ŵ − Ŵ in float64‖ / ‖W‖; None for wider
+            types, whose rounding is below 1e-6.
     """
 
     weight: float
-    cast: float
+    cast: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,10 @@ class Factored:
 
 
 def find_jobs(found: Survey, decisions: Mapping[str, Choice | str], policy: Policy) -> list[Job]:
-    """Gather the chosen sites by what they have in common, in graph order; "auto" weighs all methods."""
+    """Gather the chosen sites by what they have in common; "auto" weighs all methods.
+
+    The largest weights come first: no core waits for a long job at the end.
+    """
     jobs: dict[object, list[Anchor]] = {}
     for anchor in found.anchors:
         choice = decisions[anchor.site.name]
@@ -68,7 +76,8 @@ def find_jobs(found: Survey, decisions: Mapping[str, Choice | str], policy: Poli
             fold = anchor.batchnorm.key if anchor.batchnorm is not None else None
             key = (anchor.weight.key, fold, choice, anchor.site.groups, anchor.transposed)
             jobs.setdefault(key, []).append(anchor)
-    return [_job(anchors, decisions, policy) for anchors in jobs.values()]
+    found_jobs = [_job(anchors, decisions, policy) for anchors in jobs.values()]
+    return sorted(found_jobs, key=lambda job: -math.prod(job.weight.shape))
 
 
 def _job(anchors: list[Anchor], decisions: Mapping[str, Choice | str], policy: Policy) -> Job:
@@ -155,11 +164,14 @@ def _factor_one(weight: Floats, choice: Choice, groups: int, dtype: np.dtype[np.
         return f"its factors exceed the range of {dtype}"
     restored = stored.reconstruct()
     lost = _relative(weight - restored, weight)
-    rounded = 0.0 if dtype == np.float64 else _relative(exact.reconstruct() - restored, weight)
+    rounded = _relative(exact.reconstruct() - restored, weight) if dtype.itemsize < 4 else None
     return Factored(choice, stored, Errors(weight=lost, cast=rounded))
 
 
 def _relative(difference: Floats, weight: Floats) -> float:
     """‖difference‖ / ‖weight‖, safe where the squares of either leave the range of float64."""
-    peak = float(np.abs(weight).max()) or 1.0
-    return float(np.linalg.norm(difference / peak)) / (float(np.linalg.norm(weight / peak)) or 1.0)
+    lost, whole = (float(np.linalg.norm(values)) for values in (difference, weight))
+    if not (_PLAIN_NORM < whole < 1 / _PLAIN_NORM):
+        peak = float(np.abs(weight).max()) or 1.0
+        lost, whole = (float(np.linalg.norm(values / peak)) for values in (difference, weight))
+    return lost / (whole or 1.0)

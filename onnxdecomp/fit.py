@@ -29,6 +29,6 @@ def rank_limits(site: Site, method: str) -> tuple[int, int]:
     if method == "spatial":
         return (min(c_in * site.kernel[0], c_out * math.prod(site.kernel[1:])),) * 2
     if method in ("cp", "cp3"):
-        volume = c_in * c_out * math.prod(site.kernel)
-        return (volume // max(c_in, c_out, *site.kernel),) * 2
+        modes = (c_in, c_out, *(site.kernel if method == "cp" else (math.prod(site.kernel),)))
+        return (math.prod(modes) // max(modes),) * 2
     return c_in, c_out

@@ -1,12 +1,12 @@
 """Ranks: what the user writes, as channels of the two modes of one site.
 
-`0.25` is a quarter of the output channels, for both modes; `in=0.25,out=0.5` a fraction of each mode's own
-channels; `32` and `in=16,out=32` are channels; `energy=0.9` the smallest ranks that keep that share of each
-mode's squared singular values; `vbmf` variational Bayes on each unfolding; `params=0.5` and `macs=0.5` the
-ranks of least error that leave that share of the site's cost. A decimal point makes a fraction, an integer
-channels. All but exact channels are multiples of the alignment, rounded up where no budget forbids it, for
-ONNX Runtime's blocked kernels pad to it anyway; all are clamped to the channels. In a grouped Conv all of
-this is per group.
+`0.25` is a quarter of the output channels, for both modes (for `svd`, of the matrix's smaller side);
+`in=0.25,out=0.5` a fraction of each mode's own channels; `32` and `in=16,out=32` are channels; `energy=0.9`
+the smallest ranks that keep that share of each mode's squared singular values; `vbmf` variational Bayes on
+each unfolding; `params=0.5` and `macs=0.5` the ranks of least error that leave that share of the site's cost.
+A decimal point makes a fraction, an integer channels. All but exact channels are multiples of the alignment,
+rounded up where no budget forbids it, for ONNX Runtime's blocked kernels pad to it anyway; all are clamped to
+the channels. In a grouped Conv all of this is per group.
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ class FixedRule:
     def ranks(self, modes: Modes) -> tuple[int, int]:
         """Fractions round up to the alignment; exact channels are only clamped."""
         of = modes.channels if self.per_mode else (modes.channels[1],) * 2
+        if modes.single:
+            # A matrix and its transpose keep the same rank; a quarter of 256 may be all of 64.
+            of = (min(of[0], modes.limits[0]), min(of[1], modes.limits[1]))
         wanted = (self.input, self.output)
         rounded = modes.round_up((float(wanted[0] * of[0]), float(wanted[1] * of[1])))
         exact = [

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import tensorly as tl
 from tensorly.base import unfold
 
 from onnxdecomp.factors.chain import Floats
-from onnxdecomp.factors.linalg import squared_singular_values
+from onnxdecomp.factors.linalg import Tensor, squared_singular_values
 from onnxdecomp.factors.spatial import rearranged
 from onnxdecomp.vbmf import vbmf_rank
 
@@ -60,9 +62,11 @@ def spectra(method: str, weight: Floats, groups: int) -> tuple[Spectrum, Spectru
     if method == "svd":
         single = _spectrum([part.reshape(part.shape[:2]) for part in parts])
         return single, single
-    return _spectrum([unfold(part, 1) for part in parts]), _spectrum([unfold(part, 0) for part in parts])
+    modes = ([unfold(tl.tensor(part), mode) for part in parts] for mode in (1, 0))
+    into, out = map(_spectrum, modes)
+    return into, out
 
 
-def _spectrum(matrices: list[Floats]) -> Spectrum:
+def _spectrum(matrices: Sequence[Tensor]) -> Spectrum:
     rows, columns = matrices[0].shape
     return Spectrum(np.stack([squared_singular_values(matrix) for matrix in matrices]), rows, columns)

@@ -15,12 +15,9 @@ from onnx import ModelProto, helper, numpy_helper
 from tensorly.decomposition import partial_tucker
 
 from onnxdecomp import Choice, NothingSelectedError, Plan, Policy, Ranks, UsageError, rewrite
-from onnxdecomp.factors import Chain, factorise
+from onnxdecomp.factors import Chain, cp, factorise
 from onnxdecomp.factors.cp import CpError
 from onnxdecomp.factors.layout import METHODS, layout
-
-# Alternating least squares and brute force over rank grids take minutes.
-pytestmark = pytest.mark.heavy
 
 # Σ‖component‖² over ‖W‖²: what a chain may grow to before its output drowns in rounding.
 MOST_GROWTH = 100
@@ -94,8 +91,9 @@ def of_cp_rank(shape: tuple[int, ...], rank: int, seed: int, split: bool) -> np.
     return np.einsum(formula, *factors, optimize=True).reshape(shape)
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("rank", [1, 2, 3, 5, 8])
+# At rank 8 these seeds are the ones where 200 iterations from the HOSVD and from noise do not arrive.
+@pytest.mark.parametrize("seed", [1, 3, 4])
+@pytest.mark.parametrize("rank", [1, 3, 5, 8])
 @pytest.mark.parametrize(
     ("method", "shape"),
     [
@@ -152,18 +150,14 @@ WEIGHTS = [random(16, 12, 3, 3), low_rank_and_noise(16, 12, 3, 3), low_rank_and_
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("rank", [1, 4, 9, 12])
 def test_svd_and_spatial_are_the_eckart_young_optimum(weight: np.ndarray, rank: int) -> None:
-    matrices = {
-        "svd": weight[(..., *[0] * (weight.ndim - 2))],
-        "spatial": np.moveaxis(weight, 2, 1).swapaxes(0, 2).reshape(weight.shape[1] * weight.shape[2], -1)
-        if weight.ndim == 4
-        else np.moveaxis(weight, (1, 2), (0, 1)).reshape(weight.shape[1] * weight.shape[2], -1),
-    }
-    for method, matrix in matrices.items():
-        rank = min(rank, *matrix.shape)
+    rest = "jk"[: weight.ndim - 3]
+    rearranged = np.einsum(f"dci{rest}->cid{rest}", weight).reshape(weight.shape[1] * weight.shape[2], -1)
+    taps = weight[(..., *[0] * (weight.ndim - 2))]
+    for method, matrix, given in (("svd", taps, taps[..., None, None]), ("spatial", rearranged, weight)):
         squares = np.linalg.svd(matrix, compute_uv=False) ** 2
-        optimum = math.sqrt(squares[rank:].sum() / squares.sum())
-        given = matrix.reshape(*matrix.shape, 1, 1) if method == "svd" else weight
-        assert single(method, given, rank) == pytest.approx(optimum, abs=1e-7)
+        cut = min(rank, len(squares))
+        optimum = math.sqrt(squares[cut:].sum() / squares.sum())
+        assert single(method, given, cut) == pytest.approx(optimum, abs=1e-7)
 
 
 @pytest.mark.parametrize("weight", WEIGHTS)
@@ -235,17 +229,17 @@ def test_cp_of_zeros_is_zero() -> None:
             np.testing.assert_array_equal(link.weight, np.zeros_like(link.weight))
 
 
-def degenerate_model() -> ModelProto:
-    weight, _ = DEGENERATE["rank near the limit"]
-    text = "g (float[1,3,8,8] x) => (float[1,4,6,6] y) { [conv] y = Conv (x, w) }"
-    return nets.model(text, w=weight.astype(np.float32))
-
-
-def test_a_site_on_which_cp_fails_is_kept_and_says_so() -> None:
-    with pytest.raises(NothingSelectedError, match=r"CP with 27 components does not settle"):
-        rewrite(degenerate_model(), 27, policy=replace(nets.ANYTHING, method="cp"))
-    with pytest.raises(UsageError, match=r"site 'conv' cannot be decomposed: CP with 27 components"):
-        rewrite(degenerate_model(), plan=Plan({"conv": Choice("cp", Ranks(27, 27))}))
+def test_a_site_on_which_cp_fails_is_kept_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every start is made to count as degenerate: no weight is sure to bring all of them there."""
+    monkeypatch.setattr(cp, "_MOST_GROWTH", 0.0)
+    model, _ = Case(method="cp", kernel=(3, 3)).model(np.float32)
+    with pytest.raises(NothingSelectedError, match=r"CP with 2 components does not settle"):
+        rewrite(model, 2, policy=replace(nets.ANYTHING, method="cp"))
+    with pytest.raises(UsageError, match=r"site 'conv' cannot be decomposed: CP with 2 components"):
+        rewrite(model, plan=Plan({"conv": Choice("cp", Ranks(2, 2))}))
+    # Among the candidates of auto, the others go on without it.
+    (site,) = rewrite(model, 2, policy=replace(nets.ANYTHING, method="auto")).sites
+    assert site.choice.method in ("tucker2", "tucker1", "spatial")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -255,6 +249,25 @@ def test_the_same_model_gives_the_same_bytes(method: str) -> None:
     plan = Plan({"conv": Case(method=method, kernel=kernel).choice})
     first = rewrite(model, plan=plan, jobs=1).model.SerializeToString()
     assert all(rewrite(model, plan=plan, jobs=n).model.SerializeToString() == first for n in (1, 2))
+
+
+@pytest.mark.parametrize("method", ["cp", "cp3"])
+def test_a_singular_system_is_a_failed_start(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """TensorLy's equations become singular where components vanish: the start is lost, not the program."""
+
+    def singular(*arguments: object, **options: object) -> None:
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(cp, "parafac", singular)
+    with pytest.raises(CpError, match="3 components"):
+        factorise(method, random(8, 6, 3, 3), Ranks(3, 3), 1)
+
+
+def test_random_starts_are_seeded() -> None:
+    """At 9 components, more than any mode of the weight has, every start is random."""
+    chains = [factorise("cp", random(8, 6, 3, 3), Ranks(9, 9), 1) for _ in range(2)]
+    for link, again in zip(*(chain.links for chain in chains), strict=True):
+        np.testing.assert_array_equal(link.weight, again.weight)
 
 
 # A chain is the Conv its factors amount to
@@ -275,7 +288,10 @@ class Case:
     def choice(self) -> Choice:
         if self.method == "tucker1":
             return Choice("tucker1", Ranks(None, 4) if self.one_sided else Ranks(3, None))
-        return Choice(self.method, Ranks(3, 4) if self.method == "tucker2" else Ranks(3, 3))
+        if self.method == "tucker2":
+            return Choice("tucker2", Ranks(3, 4))
+        rank = 2 if self.method in ("cp", "cp3") else 3
+        return Choice(self.method, Ranks(rank, rank))
 
     def model(self, dtype: Any) -> tuple[ModelProto, np.ndarray]:
         """The Conv with a bias, and an input."""
@@ -283,8 +299,8 @@ class Case:
         node = helper.make_node("Conv", ["x", "w", "b"], ["y"], "conv", **(self.attributes or {}))
         node.attribute.append(helper.make_attribute("group", self.groups))
         element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        # A sum of three components a group: what CP finds in no time.
-        weight = [of_cp_rank((8, 6, *self.kernel), 3, seed, split=True) for seed in range(self.groups)]
+        # Two components a group: CP finds them in no time.
+        weight = [of_cp_rank((8, 6, *self.kernel), 2, seed, split=True) for seed in range(self.groups)]
         arrays = {"w": (np.concatenate(weight) / 8).astype(dtype)}
         arrays["b"] = nets.signal(channels[1], seed=3, dtype=dtype)
         graph = helper.make_graph(
@@ -378,8 +394,16 @@ ENGINES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ENGINES)
-@pytest.mark.parametrize("case", CASES)
+# What a chain takes over does not depend on the element type: the plainer geometries run in float32 alone.
+MATRIX = [
+    pytest.param(*case.values, dtype, id=f"{case.id}-{dtype.__name__}")
+    for case in CASES
+    for dtype in ENGINES
+    if dtype is np.float32 or any(name in case.id for name in ("all", "same", "valid"))
+]
+
+
+@pytest.mark.parametrize(("case", "dtype"), MATRIX)
 def test_a_chain_is_the_conv_its_factors_compose_to(case: Case, dtype: Any) -> None:
     engine, tolerance = ENGINES[dtype]
     model, x = case.model(dtype)

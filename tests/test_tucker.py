@@ -16,6 +16,8 @@ from tensorly.decomposition import partial_tucker
 from threadpoolctl import threadpool_limits
 
 from onnxdecomp import Choice, Plan, Ranks, rewrite
+from onnxdecomp.factors import METHODS
+from onnxdecomp.factors import factorise as factorise_by
 from onnxdecomp.factors.tucker import factorise
 
 PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
@@ -242,15 +244,19 @@ def test_the_same_model_gives_the_same_bytes_whatever_the_threads() -> None:
     assert len(written) == 1
 
 
-def test_the_callers_tensorly_backend_does_not_matter() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_tensorlys_pytorch_backend_finds_the_same_factors(method: str) -> None:
+    """Nothing but rounding tells the backends apart, and the caller's own stays as it was."""
     pytest.importorskip("torch", reason="TensorLy's pytorch backend needs PyTorch")
-    weight = nets.weight(10, 8, 3, 3, dtype=np.float64)
-    expected = factorise(weight, Ranks(3, 4), groups=1)
+    weight = nets.weight(10, 8, *([1, 1] if method == "svd" else [3, 3]), dtype=np.float64)
+    ranks = Ranks(None, 4) if method == "tucker1" else Ranks(4, 4)
+    expected = factorise_by(method, weight, ranks, groups=1)
     with tensorly.backend_context("pytorch"):
-        links = factorise(weight, Ranks(3, 4), groups=1).links
+        chain = factorise_by(method, weight, ranks, groups=1)
         assert tensorly.get_backend() == "pytorch"
-    for link, same in zip(links, expected.links, strict=True):
-        np.testing.assert_array_equal(link.weight, same.weight)
+    for link, same in zip(chain.links, expected.links, strict=True):
+        np.testing.assert_allclose(link.weight, same.weight, atol=1e-5)
+    np.testing.assert_allclose(chain.reconstruct(), expected.reconstruct(), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -281,6 +287,9 @@ def test_reported_error_is_that_of_the_written_factors(dtype: type, choice: Choi
     (report,) = result.sites
     norm = np.linalg.norm(folded)
     assert report.errors.weight == pytest.approx(np.linalg.norm(folded - written) / norm, rel=1e-6)
-    assert report.errors.cast == pytest.approx(np.linalg.norm(exact - written) / norm, rel=1e-3)
-    assert report.errors.cast < {np.float16: 1e-3, np.float32: 1e-6}[dtype]
+    if dtype == np.float32:
+        assert report.errors.cast is None
+    else:
+        assert report.errors.cast == pytest.approx(np.linalg.norm(exact - written) / norm, rel=1e-3)
+        assert report.errors.cast < 1e-3
     assert report.to_dict()["weight_error"] == report.errors.weight

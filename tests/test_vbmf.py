@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from onnxdecomp.factors.linalg import squared_singular_values
 from onnxdecomp.vbmf import vbmf_rank
 
 # rows and columns: square, wide and tall, like the unfoldings of Conv weights and the weights of Gemm layers.
@@ -77,15 +78,14 @@ def test_noise_has_no_rank(rows: int, columns: int, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("rows", "columns"), SIZES)
 def test_without_noise_the_rank_is_the_rank(rows: int, columns: int, seed: int) -> None:
-    """Up to the bound of the solution, ⌈L / (1 + α)⌉ − 1."""
+    """Up to the bound of the solution, ⌈L / (1 + α)⌉ − 1; a Gram matrix rounds, which is no signal."""
     generator = np.random.default_rng(seed)
     alpha, _ = edge(rows, columns)
     bound = math.ceil(min(rows, columns) / (1 + alpha)) - 1
     for rank in sorted({1, 2, bound // 2, bound}):
-        assert (
-            found(generator.standard_normal((rows, rank)) @ generator.standard_normal((rank, columns)))
-            == rank
-        )
+        matrix = generator.standard_normal((rows, rank)) @ generator.standard_normal((rank, columns))
+        assert found(matrix) == rank
+        assert vbmf_rank(squared_singular_values(matrix), rows, columns) == rank
 
 
 def test_nothing_has_rank_zero() -> None:

@@ -5,24 +5,26 @@ factors U (D, S) and V (C, R): as convolutions, Vᵀ is a 1×1, G the k×k, U a 
 arXiv:1511.06530). Tucker-1 keeps one of the two factors.
 
 The factors are those of `tensorly.decomposition.partial_tucker(W, modes=[0, 1])`: higher-order orthogonal
-iteration from the truncated HOSVD (De Lathauwer, De Moor, Vandewalle 2000, SIAM J. Matrix Anal. Appl. 21).
+iteration from the truncated HOSVD (De Lathauwer, De Moor, Vandewalle 2000, SIAM J. Matrix Anal. Appl. 21), by
+eigen-decomposition of Gram matrices. While factors are sought the weight is projected in single precision,
+which moves them by no more than the weight's own rounding; Gram matrices and the core are in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorly as tl
 from tensorly.base import unfold
-from tensorly.tenalg import mode_dot, multi_mode_dot
+from tensorly.tenalg import multi_mode_dot
 
 from onnxdecomp.factors.chain import Chain, Floats, Link
-from onnxdecomp.factors.linalg import leading_vectors
+from onnxdecomp.factors.linalg import Tensor, gram, leading_space, leading_vectors, oriented
 from onnxdecomp.ranks import Ranks
 
-_MAX_ITERATIONS = 100
-# Stop when an iteration improves the relative error by less, as partial_tucker does.
+_MAX_SWEEPS = 100
+# Stop when a sweep improves the relative error by less, as partial_tucker does.
 _TOLERANCE = 1e-4
 
 
@@ -37,17 +39,16 @@ def factorise(weight: Floats, ranks: Ranks, groups: int) -> Chain:
     Returns:
         1×1 → k×k → 1×1, less the 1×1 whose rank is None.
     """
-    # Whatever TensorLy backend the caller's program runs on, the arrays here are NumPy's.
-    with tl.backend_context("numpy", local_threadsafe=True):
-        parts = [_factorise_group(part, ranks) for part in np.split(weight, groups)]
+    parts = [_factorise_group(part, ranks) for part in np.split(weight, groups)]
+    cores, outs, ins = zip(*parts, strict=True)
     spatial = (1,) * (weight.ndim - 2)
     every = tuple(range(weight.ndim - 2))
     links = []
     if ranks.input is not None:
-        links.append(Link("tucker_in", _stack([f.T for _, _, f in parts], spatial), (), groups))
-    links.append(Link("tucker_core", np.concatenate([core for core, _, _ in parts]), every, groups))
+        links.append(Link("tucker_in", _stack([factor.T for factor in ins], spatial), (), groups))
+    links.append(Link("tucker_core", np.concatenate(cores), every, groups))
     if ranks.output is not None:
-        links.append(Link("tucker_out", _stack([f for _, f, _ in parts], spatial), (), groups))
+        links.append(Link("tucker_out", _stack(outs, spatial), (), groups))
     return Chain(tuple(links), groups)
 
 
@@ -57,43 +58,53 @@ def _stack(matrices: Sequence[Floats], spatial: tuple[int, ...]) -> Floats:
 
 
 def _factorise_group(weight: Floats, ranks: Ranks) -> tuple[Floats, Floats, Floats]:
-    """Core (S, R, *k) and factors (D, S), (C, R) of one group's weight; no factor is the identity."""
-    wanted = {mode: rank for mode, rank in enumerate((ranks.output, ranks.input)) if rank is not None}
+    """Core (S, R, *k) and factors (D, S), (C, R) of one group's weight; an unused factor is empty."""
     # Squares of very large or small weights would leave the range of float64; the factors have no scale.
     peak = float(np.abs(weight).max()) or 1.0
-    core, factors = _hooi(weight / peak, wanted)
-    out_factor, in_factor = (factors.get(mode, np.eye(weight.shape[mode])) for mode in (0, 1))
-    return np.ascontiguousarray(core) * peak, out_factor, in_factor
+    scaled = weight / peak
+    if ranks.output is not None and ranks.input is not None:
+        factors = dict(enumerate(_hooi(scaled, ranks.output, ranks.input)))
+    elif ranks.output is not None:
+        factors = {0: leading_vectors(unfold(tl.tensor(scaled), 0), ranks.output)}
+    else:
+        factors = {1: leading_vectors(unfold(tl.tensor(scaled), 1), ranks.input or 1)}
+    transposed = [tl.tensor(np.ascontiguousarray(factor.T)) for factor in factors.values()]
+    core = tl.to_numpy(multi_mode_dot(tl.tensor(scaled), transposed, modes=list(factors)))
+    unused = np.empty((0, 0))
+    return np.ascontiguousarray(core) * peak, factors.get(0, unused), factors.get(1, unused)
 
 
-def _hooi(tensor: Floats, ranks: Mapping[int, int]) -> tuple[Floats, dict[int, Floats]]:
-    """Core and orthonormal factors (n_mode, rank) by mode, by higher-order orthogonal iteration.
+def _hooi(weight: Floats, out_rank: int, in_rank: int) -> tuple[Floats, Floats]:
+    """Orthonormal factors (D, S) and (C, R) by higher-order orthogonal iteration.
 
-    For orthonormal factors ‖W − Ŵ‖² = ‖W‖² − ‖core‖²: the error needs no reconstruction.
+    For orthonormal factors ‖W − Ŵ‖² = ‖W‖² − ‖core‖², and ‖core‖² is the sum of the leading eigenvalues of
+    the mode updated last: the error needs neither core nor reconstruction. The first mode needs no start,
+    its first update follows from the other's.
     """
-    factors = {mode: _leading(tensor, mode, rank) for mode, rank in ranks.items()}
-    core = _project(tensor, factors)
-    norm = tl.norm(tensor) or 1.0
-    error = _relative_error(core, norm)
-    for _ in range(_MAX_ITERATIONS if len(ranks) > 1 else 0):
-        for mode, rank in ranks.items():
-            projected = _project(tensor, {m: f for m, f in factors.items() if m != mode})
-            factors[mode] = _leading(projected, mode, rank)
-            core = mode_dot(projected, factors[mode].T, mode)
-        previous, error = error, _relative_error(core, norm)
+    out, into = weight.shape[:2]
+    # With the kernel between the channels both unfoldings are views: no sweep moves the weight about.
+    between = weight.reshape(out, into, -1).astype(np.float32).transpose(0, 2, 1)
+    by_input = tl.tensor(np.ascontiguousarray(between).reshape(-1, into))
+    by_output = tl.reshape(by_input, (out, -1))
+    norm = float(np.linalg.norm(weight)) or 1.0
+    out_space = None
+    _, in_space = leading_space(_double(gram(tl.transpose(by_input))), in_rank)
+    error = np.inf
+    for _ in range(_MAX_SWEEPS):
+        projected = tl.reshape(tl.dot(by_input, _single(in_space[:, -in_rank:])), (out, -1))
+        _, out_space = leading_space(gram(_double(projected)), out_rank, out_space)
+        projected = tl.reshape(tl.dot(_single(tl.transpose(out_space[:, -out_rank:])), by_output), (-1, into))
+        energies, in_space = leading_space(gram(_double(tl.transpose(projected))), in_rank, in_space)
+        kept = float(tl.sum(energies[-in_rank:]))
+        previous, error = error, np.sqrt(max(norm**2 - kept, 0.0)) / norm
         if previous - error < _TOLERANCE:
             break
-    return core, factors
+    return oriented(out_space, out_rank), oriented(in_space, in_rank)
 
 
-def _project(tensor: Floats, factors: Mapping[int, Floats]) -> Floats:
-    projected: Floats = multi_mode_dot(tensor, [f.T for f in factors.values()], modes=list(factors))
-    return projected
+def _single(tensor: Tensor) -> Tensor:
+    return tl.tensor(tensor, dtype=tl.backend.float32)
 
 
-def _relative_error(core: Floats, norm: float) -> float:
-    return float(np.sqrt(max(norm**2 - tl.norm(core) ** 2, 0.0)) / norm)
-
-
-def _leading(tensor: Floats, mode: int, rank: int) -> Floats:
-    return leading_vectors(unfold(tensor, mode), rank)
+def _double(tensor: Tensor) -> Tensor:
+    return tl.tensor(tensor, dtype=tl.backend.float64)
