@@ -56,19 +56,54 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and standard deviation of a site's output over samples, channels and positions."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What fitting to samples came to; errors are ‖y − ŷ‖ / ‖y‖ of the site's output.
+
+    Attributes:
+        plain_because: why the site has its plain factors; None where it was fitted.
+        ridge: share of the mean variance of a patch, chosen on folds; None for plain factors.
+        fitted: error on the samples the factors were fitted to.
+        held_out: error on samples held out, mean over folds.
+        plain: error of the plain factors on the same folds.
+        original_spread: of the output of the original model.
+        plain_spread: with the plain factors.
+        spread: with the factors chosen.
+    """
+
+    plain_because: str | None = None
+    ridge: float | None = None
+    fitted: float | None = None
+    held_out: float | None = None
+    plain: float | None = None
+    original_spread: Spread | None = None
+    plain_spread: Spread | None = None
+    spread: Spread | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Factored:
-    """The factors of one job, the choice they carry out, and their errors."""
+    """The factors of one job, the choice they carry out, and their errors.
+
+    `biases` are those of the chains, one per site of the job, where samples moved them; None where they stay.
+    """
 
     choice: Choice
     chain: Chain
     errors: Errors
+    fit: Fit | None = None
+    biases: tuple[Floats, ...] | None = None
 
 
 def find_jobs(found: Survey, decisions: Mapping[str, Choice | str], policy: Policy) -> list[Job]:
-    """Gather the chosen sites by what they have in common; "auto" weighs all methods.
-
-    The largest weights come first: no core waits for a long job at the end.
-    """
+    """Gather the chosen sites by what they have in common, in graph order; "auto" weighs all methods."""
     jobs: dict[object, list[Anchor]] = {}
     for anchor in found.anchors:
         choice = decisions[anchor.site.name]
@@ -76,8 +111,12 @@ def find_jobs(found: Survey, decisions: Mapping[str, Choice | str], policy: Poli
             fold = anchor.batchnorm.key if anchor.batchnorm is not None else None
             key = (anchor.weight.key, fold, choice, anchor.site.groups, anchor.transposed)
             jobs.setdefault(key, []).append(anchor)
-    found_jobs = [_job(anchors, decisions, policy) for anchors in jobs.values()]
-    return sorted(found_jobs, key=lambda job: -math.prod(job.weight.shape))
+    return [_job(anchors, decisions, policy) for anchors in jobs.values()]
+
+
+def largest_first(jobs: Sequence[Job]) -> list[Job]:
+    """The order in which no core waits for a long job at the end."""
+    return sorted(jobs, key=lambda job: -math.prod(job.weight.shape))
 
 
 def _job(anchors: list[Anchor], decisions: Mapping[str, Choice | str], policy: Policy) -> Job:
@@ -149,12 +188,13 @@ def _factor(
 ) -> Factored | str:
     if isinstance(weight, str):
         return weight
-    found = [_factor_one(weight, choice, groups, dtype) for choice in choices]
+    found = [factor_one(weight, choice, groups, dtype) for choice in choices]
     good = [each for each in found if isinstance(each, Factored)]
     return min(good, key=lambda each: each.errors.weight) if good else found[0]
 
 
-def _factor_one(weight: Floats, choice: Choice, groups: int, dtype: np.dtype[np.generic]) -> Factored | str:
+def factor_one(weight: Floats, choice: Choice, groups: int, dtype: np.dtype[np.generic]) -> Factored | str:
+    """Plain factors of a weight, rounded to `dtype`, or why there are none."""
     try:
         exact = factorise(choice.method, weight, choice.ranks, groups)
     except CpError as error:
@@ -162,10 +202,15 @@ def _factor_one(weight: Floats, choice: Choice, groups: int, dtype: np.dtype[np.
     stored = exact.cast(dtype)
     if not all(np.isfinite(link.weight).all() for link in stored.links):
         return f"its factors exceed the range of {dtype}"
+    return Factored(choice, stored, find_errors(weight, exact, stored, dtype))
+
+
+def find_errors(weight: Floats, exact: Chain, stored: Chain, dtype: np.dtype[np.generic]) -> Errors:
+    """How far factors are from a weight, as computed and as stored in `dtype`."""
     restored = stored.reconstruct()
     lost = _relative(weight - restored, weight)
     rounded = _relative(exact.reconstruct() - restored, weight) if dtype.itemsize < 4 else None
-    return Factored(choice, stored, Errors(weight=lost, cast=rounded))
+    return Errors(weight=lost, cast=rounded)
 
 
 def _relative(difference: Floats, weight: Floats) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxdecomp.factoring import Errors
+from onnxdecomp.factoring import Errors, Fit
 from onnxdecomp.model import Model, save
 from onnxdecomp.plan import Choice, Plan
 from onnxdecomp.sites import Site
@@ -25,6 +25,7 @@ class SiteReport:
         reason: why it was kept, None where it was rewritten.
         after: parameters and multiply-accumulates now, None where not known.
         errors: of the stored factors, None where it was kept.
+        fit: what fitting to samples came to, None without samples or where it was kept.
     """
 
     site: Site
@@ -32,6 +33,7 @@ class SiteReport:
     reason: str | None
     after: tuple[int | None, int | None]
     errors: Errors | None
+    fit: Fit | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The entry of this site in the JSON report."""

@@ -10,15 +10,16 @@ from pathlib import Path
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
+from onnxdecomp.calibrate import fit_all
 from onnxdecomp.choose import Policy, chain_macs, chain_params, choose
 from onnxdecomp.errors import NothingSelectedError, UsageError
 from onnxdecomp.factoring import (
-    Errors,
     Factored,
     Job,
     NotFiniteError,
     factor_all,
     find_jobs,
+    largest_first,
     read_finite_weight,
 )
 from onnxdecomp.model import Model, as_model
@@ -26,6 +27,7 @@ from onnxdecomp.plan import Choice, Plan, verify
 from onnxdecomp.ranks import FixedRule
 from onnxdecomp.report import Result, SiteReport, Totals
 from onnxdecomp.request import Request
+from onnxdecomp.samples import Samples
 from onnxdecomp.shapes import InputShapes
 from onnxdecomp.sites import Anchor, Site, Survey, survey
 from onnxdecomp.splice import Splicer
@@ -48,6 +50,7 @@ def rewrite(
     fold_bn: bool = True,
     freeze_weights: bool = False,
     input_shapes: InputShapes | None = None,
+    data: Samples | None = None,
     scratch: Path | None = None,
     jobs: int = -1,
     track: Track = lambda work: work,
@@ -64,7 +67,8 @@ def rewrite(
         fold_bn: fold a BatchNormalization that alone consumes a Conv before factoring.
         freeze_weights: treat weights that callers may override as constant.
         input_shapes: shapes for inputs with unknown dimensions, for the costs reported.
-        scratch: folder for the factors of external weights until they are saved; None is the system's.
+        data: samples to fit the factors to; None for plain factors.
+        scratch: folder for samples' activations and the factors of external weights until they are saved; None is the system's.
         jobs: how many weights are factored at a time; -1 is one per core.
         track: wraps the sequence of jobs, to show progress.
 
@@ -99,13 +103,18 @@ def rewrite(
     }
 
     splicer = Splicer(edited, found, scratch)
-    outcomes: dict[str, Errors] = {}
+    outcomes: dict[str, Factored] = {}
     work = find_jobs(found, decisions, policy)
-    for job, outcome in zip(track(work), factor_all(work, edited.folder, jobs), strict=True):
+    if data is None:
+        work = largest_first(work)
+        factored = factor_all(work, edited.folder, jobs)
+    else:
+        factored = fit_all(work, edited, data, scratch, freeze=freeze_weights)
+    for job, outcome in zip(track(work), factored, strict=True):
         names = [anchor.site.name for anchor in job.anchors]
         if isinstance(outcome, Factored):
-            splicer.install(job, outcome.chain)
-            outcomes |= dict.fromkeys(names, outcome.errors)
+            splicer.install(job, outcome.chain, outcome.biases)
+            outcomes |= dict.fromkeys(names, outcome)
             decisions |= dict.fromkeys(names, outcome.choice)
         elif plan is not None:
             raise UsageError(f"plan, site '{names[0]}' cannot be decomposed: {outcome}")
@@ -168,13 +177,13 @@ def _why_nothing(decisions: Decisions) -> str:
     )
 
 
-def _report(site: Site, decision: Choice | str, errors: Errors | None) -> SiteReport:
-    if isinstance(decision, str) or errors is None:
+def _report(site: Site, decision: Choice | str, outcome: Factored | None) -> SiteReport:
+    if isinstance(decision, str) or outcome is None:
         return SiteReport(
             site=site, choice=None, reason=str(decision), after=(site.params, site.macs), errors=None
         )
     after = (chain_params(site, decision), chain_macs(site, decision))
-    return SiteReport(site=site, choice=decision, reason=None, after=after, errors=errors)
+    return SiteReport(site=site, choice=decision, reason=None, after=after, errors=outcome.errors, fit=outcome.fit)
 
 
 def _totals(found: Survey, reports: Sequence[SiteReport], nbytes: tuple[int, int]) -> Totals:

@@ -60,26 +60,35 @@ class Splicer:
         self._candidates: list[Tensor] = []
         self._vanished: list[tuple[Scope, str]] = []
 
-    def install(self, job: Job, chain: Chain) -> None:
-        """Note the chain that replaces every Conv of `job`; its weights become tensors at once."""
+    def install(self, job: Job, chain: Chain, biases: Sequence[Floats] | None = None) -> None:
+        """Note the chain that replaces every Conv of `job`; its weights become tensors at once.
+
+        `biases` are of the chains' last links, one per site of the job; None leaves them as they are.
+        """
         lead = job.anchors[0].site.name
         names = [self._names.fresh(f"{lead}/{link.role}.weight") for link in chain.links]
         values = [link.weight.T if job.transposed else link.weight for link in chain.links]
         self._define(job.weight, dict(zip(names, values, strict=True)))
-        for anchor in job.anchors:
-            self._replace(anchor, job, chain, tuple(names))
+        for i, anchor in enumerate(job.anchors):
+            self._replace(anchor, job, chain, tuple(names), biases[i] if biases is not None else None)
 
-    def _replace(self, anchor: Anchor, job: Job, chain: Chain, weights: tuple[str, ...]) -> None:
+    def _replace(
+        self, anchor: Anchor, job: Job, chain: Chain, weights: tuple[str, ...], moved: Floats | None
+    ) -> None:
         conv, batchnorm = anchor.node, anchor.batchnorm if job.batchnorm is not None else None
         nodes = tuple(self._names.fresh(f"{anchor.site.name}/{link.role}") for link in chain.links)
         bias = conv.input[2] if len(conv.input) > 2 and conv.input[2] else None
         read = [conv.input[1]]
         if batchnorm is not None:
             read += [*batchnorm.node.input[1:], *filter(None, conv.input[2:3])]
-            bias = self._names.fresh(f"{nodes[-1]}.bias")
-            self._define(job.weight, {bias: batchnorm.affine(self._model.folder)[1]})
+            moved = batchnorm.affine(self._model.folder)[1] if moved is None else moved
             self._edits[id(batchnorm.node)] = ()
             self._vanished.append((anchor.scope, conv.output[0]))
+        elif moved is not None:
+            read += filter(None, conv.input[2:3])
+        if moved is not None:
+            bias = self._names.fresh(f"{nodes[-1]}.bias")
+            self._define(job.weight, {bias: moved})
         zeros = None
         if anchor.site.op == "Gemm" and anchor.scope.opset < 11:  # C became optional in Gemm-11
             zeros = self._names.fresh(f"{nodes[0]}.bias")

@@ -8,6 +8,8 @@ convolution takes the first axis (time) and the second the other two.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnxdecomp.factors.chain import Chain, Floats, Link
@@ -23,16 +25,18 @@ def rearranged(weight: Floats) -> Floats:
 
 def factorise(weight: Floats, rank: int, groups: int) -> Chain:
     """Decompose a weight (C_out, C_in / groups, k₀, *rest), two spatial axes or more."""
-    out, rest = weight.shape[0] // groups, weight.shape[3:]
-    firsts, lasts = [], []
-    for part in np.split(weight, groups):
-        left, right = truncated_svd(rearranged(part), rank)
-        firsts.append(right.reshape(rank, *weight.shape[1:3], *[1] * len(rest)))
-        lasts.append(np.moveaxis(left.reshape(out, *rest, rank), -1, 1)[:, :, None])
+    return chain([truncated_svd(rearranged(part), rank) for part in np.split(weight, groups)], weight.shape[1:])
+
+
+def chain(parts: Sequence[tuple[Floats, Floats]], inner: tuple[int, ...]) -> Chain:
+    """The chain of each group's factors (D·∏rest, R) and (R, C·k₀), for a weight (…, *inner)."""
+    into, kernel, rest = inner[0], inner[1], inner[2:]
+    rank, groups = parts[0][0].shape[1], len(parts)
+    first = np.concatenate([right.reshape(rank, into, kernel, *[1] * len(rest)) for _, right in parts])
+    lefts = [left.reshape(-1, *rest, rank) for left, _ in parts]
+    last = np.concatenate([np.moveaxis(left, -1, 1)[:, :, None] for left in lefts])
     links = (
-        Link("spatial_in", np.concatenate(firsts), (0,), groups),
-        Link(
-            "spatial_out", np.ascontiguousarray(np.concatenate(lasts)), tuple(range(1, 1 + len(rest))), groups
-        ),
+        Link("spatial_in", first, (0,), groups),
+        Link("spatial_out", np.ascontiguousarray(last), tuple(range(1, 1 + len(rest))), groups),
     )
     return Chain(links, groups)

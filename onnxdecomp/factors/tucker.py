@@ -39,10 +39,14 @@ def factorise(weight: Floats, ranks: Ranks, groups: int) -> Chain:
     Returns:
         1×1 → k×k → 1×1, less the 1×1 whose rank is None.
     """
-    parts = [_factorise_group(part, ranks) for part in np.split(weight, groups)]
+    return chain([_factorise_group(part, ranks) for part in np.split(weight, groups)], ranks)
+
+
+def chain(parts: Sequence[tuple[Floats, Floats, Floats]], ranks: Ranks) -> Chain:
+    """The chain of each group's core (S, R, *k) and factors (D, S), (C, R); one whose rank is None is not read."""
     cores, outs, ins = zip(*parts, strict=True)
-    spatial = (1,) * (weight.ndim - 2)
-    every = tuple(range(weight.ndim - 2))
+    groups, axes = len(parts), cores[0].ndim - 2
+    spatial, every = (1,) * axes, tuple(range(axes))
     links = []
     if ranks.input is not None:
         links.append(Link("tucker_in", _stack([factor.T for factor in ins], spatial), (), groups))
@@ -63,7 +67,7 @@ def _factorise_group(weight: Floats, ranks: Ranks) -> tuple[Floats, Floats, Floa
     peak = float(np.abs(weight).max()) or 1.0
     scaled = weight / peak
     if ranks.output is not None and ranks.input is not None:
-        factors = dict(enumerate(_hooi(scaled, ranks.output, ranks.input)))
+        factors = dict(enumerate(hooi(scaled, ranks.output, ranks.input)))
     elif ranks.output is not None:
         factors = {0: leading_vectors(unfold(tl.tensor(scaled), 0), ranks.output)}
     else:
@@ -74,7 +78,7 @@ def _factorise_group(weight: Floats, ranks: Ranks) -> tuple[Floats, Floats, Floa
     return np.ascontiguousarray(core) * peak, factors.get(0, unused), factors.get(1, unused)
 
 
-def _hooi(weight: Floats, out_rank: int, in_rank: int) -> tuple[Floats, Floats]:
+def hooi(weight: Floats, out_rank: int, in_rank: int) -> tuple[Floats, Floats]:
     """Orthonormal factors (D, S) and (C, R) by higher-order orthogonal iteration.
 
     For orthonormal factors ‖W − Ŵ‖² = ‖W‖² − ‖core‖², and ‖core‖² is the sum of the leading eigenvalues of

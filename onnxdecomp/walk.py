@@ -1,0 +1,233 @@
+"""Walking a model over many samples, segment by segment.
+
+A walk holds the values of those tensors alone that some node has still to read, on disk, one array per run. To
+reach a tensor it cuts out the nodes that lead to it from there, and runs these in ONNX Runtime over all
+samples: every node runs once, however many tensors are asked for, and nodes ahead may be exchanged meanwhile.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from onnxdecomp.errors import RunError, first_line
+from onnxdecomp.graph import subgraphs
+from onnxdecomp.runtime import onnxruntime
+from onnxdecomp.samples import Feeds
+from onnxdecomp.tensors import Array, is_external, read
+
+
+class Tape:
+    """Arrays on disk, one per tensor and run, in a folder that goes when the block is left."""
+
+    def __init__(self, beside: Path | None = None) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix=".onnxdecomp-", dir=beside))
+        self._shapes: dict[str, list[tuple[int, ...]]] = {}
+        self._types: dict[str, np.dtype[np.generic]] = {}
+        self._numbers: dict[str, int] = {}
+
+    def __enter__(self) -> Tape:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._folder)
+
+    def _file(self, key: str, run: int) -> Path:
+        number = self._numbers.setdefault(key, len(self._numbers))
+        return self._folder / f"{number}-{run}.npy"
+
+    def append(self, key: str, value: Array) -> None:
+        """Add the value of one more run."""
+        shapes = self._shapes.setdefault(key, [])
+        np.save(self._file(key, len(shapes)), value, allow_pickle=False)
+        shapes.append(value.shape)
+        self._types[key] = value.dtype
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._shapes
+
+    def read(self, key: str, run: int) -> Array:
+        """The value of a run."""
+        value: Array = np.load(self._file(key, run), allow_pickle=False)
+        return value
+
+    def drop(self, key: str) -> None:
+        """Forget a tensor."""
+        for run in range(len(self._shapes.pop(key))):
+            self._file(key, run).unlink()
+
+    def value_info(self, key: str) -> ValueInfoProto:
+        """Name, type and shape of a tensor; a dimension that differs between runs is left open."""
+        dims = [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*self._shapes[key], strict=True)]
+        return helper.make_tensor_value_info(key, helper.np_dtype_to_tensor_dtype(self._types[key]), dims)
+
+
+class Walk:
+    """One model, walked from its inputs to its outputs.
+
+    The model is not changed; nodes ahead are exchanged by `exchange`.
+    """
+
+    def __init__(self, model: ModelProto, folder: Path, feeds: Iterable[Feeds], beside: Path | None) -> None:
+        """
+        Args:
+            model: whose main graph is walked.
+            folder: where its external data lie.
+            feeds: the inputs of each run.
+            beside: folder for scratch files; None is the system's.
+        """
+        self._model = model
+        self._folder = folder
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._constants |= {tensor.values.name: tensor for tensor in model.graph.sparse_initializer}
+        self._nodes: list[NodeProto] = list(model.graph.node)
+        self._tape = Tape(beside)
+        self.runs = 0
+        for each in feeds:
+            for name, value in each.items():
+                self._tape.append(name, np.asarray(value))
+            self.runs += 1
+        self._index()
+        self._done: set[int] = set()
+
+    def __enter__(self) -> Walk:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._tape.__exit__(*details)
+
+    def _index(self) -> None:
+        self._producers = {name: node for node in self._nodes for name in filter(None, node.output)}
+        self._reads = {id(node): tuple(_reads(node)) for node in self._nodes}
+        # What follows from constants alone is computed where it is read, and never kept.
+        fixed: set[str] = set(self._constants)
+        self._fixed: set[int] = set()
+        for node in self._nodes:
+            if fixed.issuperset(self._reads[id(node)]):
+                self._fixed.add(id(node))
+                fixed.update(filter(None, node.output))
+
+    def exchange(self, old: Sequence[NodeProto], new: Sequence[NodeProto], weights: Iterable[TensorProto]) -> None:
+        """Put the nodes `new` in the place of the first of `old`, none of which has run yet."""
+        gone = {id(node) for node in old}
+        first = next(i for i, node in enumerate(self._nodes) if id(node) in gone)
+        rest = [node for node in self._nodes[first:] if id(node) not in gone]
+        self._nodes = [*self._nodes[:first], *new, *rest]
+        self._constants |= {tensor.name: tensor for tensor in weights}
+        self._index()
+
+    def leads_to(self, name: str) -> set[int]:
+        """The ids of the nodes that the tensor `name` follows from."""
+        found: set[int] = set()
+        queue = [name]
+        while queue:
+            node = self._producers.get(queue.pop())
+            if node is not None and id(node) not in found:
+                found.add(id(node))
+                queue.extend(self._reads[id(node)])
+        return found
+
+    def values(self, name: str) -> Iterator[Array]:
+        """The tensor `name`, run by run.
+
+        Raises:
+            RunError: ONNX Runtime does not run the nodes that lead to it.
+        """
+        if name not in self._tape:
+            self._advance(name)
+        for run in range(self.runs):
+            yield self._tape.read(name, run)
+
+    def forget(self, name: str) -> None:
+        """Say that the tensor `name` will not be asked for again."""
+        self._drop_unread({name})
+
+    def _advance(self, target: str) -> None:
+        wanted: list[NodeProto] = []
+        queue, seen = [target], {target}
+        while queue:
+            name = queue.pop()
+            if name in self._tape or name in self._constants:
+                continue
+            node = self._producers.get(name)
+            if node is None:
+                raise RunError(f"nothing computes the tensor '{name}'")
+            wanted.append(node)
+            fresh = [read for read in self._reads[id(node)] if read not in seen]
+            seen.update(fresh)
+            queue.extend(fresh)
+        chosen = {id(node) for node in wanted}
+        nodes = [node for node in self._nodes if id(node) in chosen]
+        self._done |= chosen - self._fixed
+        made = {name for node in nodes if id(node) not in self._fixed for name in filter(None, node.output)}
+        ahead = {name for node in self._nodes if id(node) not in self._done for name in self._reads[id(node)]}
+        outputs = sorted((made & ahead) | {target})
+        reads = {name for node in nodes for name in self._reads[id(node)]}
+        inputs = sorted(name for name in reads if name in self._tape)
+        self._run(nodes, inputs, outputs)
+        self._drop_unread(set(inputs) - {target})
+
+    def _drop_unread(self, names: set[str]) -> None:
+        ahead = {name for node in self._nodes if id(node) not in self._done for name in self._reads[id(node)]}
+        for name in names - ahead:
+            if name in self._tape:
+                self._tape.drop(name)
+
+    def _run(self, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        ort = onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong arrives as an exception
+        segment = self._segment(nodes, inputs, outputs)
+        # onnxruntime's exceptions share no base class of their own.
+        try:
+            session = ort.InferenceSession(
+                segment.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+            for run in range(self.runs):
+                feeds = {name: self._tape.read(name, run) for name in inputs}
+                for name, value in zip(outputs, session.run(outputs, feeds), strict=True):
+                    self._tape.append(name, np.asarray(value))
+        except Exception as error:
+            raise RunError(f"ONNX Runtime does not run the model on the samples: {first_line(error)}") from error
+
+    def _segment(self, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
+        """A model of these nodes alone."""
+        reads = {name for node in nodes for name in self._reads[id(node)]}
+        whole = self._model
+        graph = GraphProto(name="segment", node=nodes)
+        graph.input.extend(self._tape.value_info(name) for name in inputs)
+        graph.output.extend(helper.make_empty_tensor_value_info(name) for name in outputs)
+        for name in sorted(reads & set(self._constants)):
+            constant = self._constants[name]
+            if not isinstance(constant, TensorProto):
+                graph.sparse_initializer.append(constant)
+            elif is_external(constant):
+                inlined = TensorProto(name=name, dims=constant.dims, data_type=constant.data_type)
+                inlined.raw_data = read(constant, self._folder).tobytes()
+                graph.initializer.append(inlined)
+            else:
+                graph.initializer.append(constant)
+        return ModelProto(
+            ir_version=max(whole.ir_version, 4),
+            opset_import=whole.opset_import,
+            functions=whole.functions,
+            graph=graph,
+        )
+
+
+def _reads(node: NodeProto) -> Iterator[str]:
+    """The tensors a node reads, those that the graphs inside it read from around it included."""
+    yield from filter(None, node.input)
+    for _, graph in subgraphs(node):
+        inside = {tensor.name for tensor in graph.initializer}
+        inside |= {tensor.values.name for tensor in graph.sparse_initializer}
+        inside |= {value.name for value in graph.input}
+        for inner in graph.node:
+            yield from (name for name in _reads(inner) if name not in inside)
+            inside.update(inner.output)
+        yield from (value.name for value in graph.output if value.name not in inside)
