@@ -15,7 +15,8 @@ from conftest import Cli, save, small_model, untouched
 from onnx import ModelProto, numpy_helper
 
 from onnxdecomp import CheckError, Fidelity, UsageError, compare, rewrite
-from onnxdecomp.samples import random_feeds, read_feeds
+from onnxdecomp.inputs import random_feeds
+from onnxdecomp.samples import read_feeds
 
 SHAPES = [(4, 10), (4, 7, 10), (2, 5, 3, 3), (2, 5, 2, 3, 3), (2, 1, 4, 4), (3, 1), (6,), ()]
 
