@@ -32,6 +32,11 @@ class InputSpec:
     shape: Shape | None
 
 
+def is_floating(dtype: np.dtype[np.generic]) -> bool:
+    """Whether it is a floating-point type; those of ml_dtypes are."""
+    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
+
+
 def input_specs(model: ModelProto) -> list[InputSpec]:
     """The inputs of `model` that have no initialiser to stand in for them."""
     specs = []
