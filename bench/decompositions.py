@@ -30,12 +30,12 @@ from onnxdecomp.choose import Policy, chain_macs, choose, links, macs_ratio
 from onnxdecomp.factoring import Job, find_jobs
 from onnxdecomp.factors import Chain, Link
 from onnxdecomp.fit import applicable, rank_limits
+from onnxdecomp.inputs import Feeds, random_feeds
 from onnxdecomp.latency import WARMUP_RUNS, Race, placement
 from onnxdecomp.model import load, save
 from onnxdecomp.plan import Choice
 from onnxdecomp.ranks import Ranks, parse_rank
 from onnxdecomp.runtime import onnxruntime
-from onnxdecomp.samples import Feeds, random_feeds
 from onnxdecomp.sites import Site, survey
 from onnxdecomp.splice import Splicer
 

@@ -22,10 +22,10 @@ from rich.table import Table
 import onnxdecomp
 from bench.environment import cpu_name
 from models import ModelsError, export, fetch
+from onnxdecomp.inputs import Feeds, random_feeds
 from onnxdecomp.latency import Race, race
 from onnxdecomp.model import load
 from onnxdecomp.runtime import open_in_onnxruntime
-from onnxdecomp.samples import Feeds, random_feeds
 from onnxdecomp.tables import si
 
 Floats = NDArray[np.float64]

@@ -17,10 +17,13 @@ from onnxdecomp.errors import (
     RunError,
     UsageError,
 )
+from onnxdecomp.labels import read_labels
 from onnxdecomp.plan import Choice, Plan
+from onnxdecomp.preprocessing import Preprocessing
 from onnxdecomp.ranks import Ranks
 from onnxdecomp.report import Result, SiteReport, Totals
 from onnxdecomp.rewrite import rewrite
+from onnxdecomp.samples import Samples, open_samples
 from onnxdecomp.sites import Site, find_sites
 
 __version__ = "0.1.0"
@@ -36,14 +39,18 @@ __all__ = [
     "OutputError",
     "Plan",
     "Policy",
+    "Preprocessing",
     "Ranks",
     "Result",
     "RunError",
+    "Samples",
     "Site",
     "SiteReport",
     "Totals",
     "UsageError",
     "compare",
     "find_sites",
+    "open_samples",
+    "read_labels",
     "rewrite",
 ]

@@ -16,9 +16,9 @@ import onnx
 
 from onnxdecomp.compare import Fidelity, compare_outputs
 from onnxdecomp.errors import CheckError, MissingExtraError, ModelError, RunError, UsageError, first_line
+from onnxdecomp.inputs import Feeds, random_feeds
 from onnxdecomp.model import load
 from onnxdecomp.runtime import Outputs, Runner, open_in_onnxruntime, open_in_reference
-from onnxdecomp.samples import Feeds, random_feeds
 from onnxdecomp.shapes import InputShapes, fixed_input_shapes
 
 

@@ -24,15 +24,28 @@ from onnxdecomp import __version__
 from onnxdecomp.check import Baseline, Check, baseline, check
 from onnxdecomp.choose import AUTO, Policy, fitting_methods
 from onnxdecomp.compare import compare as compare_models
+from onnxdecomp.data_options import (
+    Channels,
+    Data,
+    ImageSize,
+    Layout,
+    Mean,
+    Preset,
+    SampleCount,
+    Scale,
+    Std,
+    open_data,
+)
 from onnxdecomp.errors import OnnxdecompError, UsageError, printable
 from onnxdecomp.factors import METHODS
 from onnxdecomp.model import data_path, load, require_target, staged, write_file, write_text
 from onnxdecomp.plan import Plan
 from onnxdecomp.plots import plot_spectra, require_plot
+from onnxdecomp.preprocessing import parse_preprocessing
 from onnxdecomp.report import Result
 from onnxdecomp.request import Request
 from onnxdecomp.rewrite import rewrite as rewrite_model
-from onnxdecomp.samples import read_feeds
+from onnxdecomp.samples import BATCH
 from onnxdecomp.shapes import InputShapes, parse_input_shapes
 from onnxdecomp.sites import Site, survey_with_weights
 from onnxdecomp.survey_spectra import SiteSpectra, find_spectra
@@ -303,21 +316,34 @@ def _json(document: Any) -> str:
 def compare(
     a: Annotated[Path, typer.Argument(help="The reference model.", show_default=False)],
     b: Annotated[Path, typer.Argument(help="The model to judge.", show_default=False)],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Samples: .npz with arrays named as the inputs, or .npy for one input."
-        ),
-    ] = None,
+    data: Data = None,
+    samples: SampleCount = None,
+    preset: Preset = None,
+    image_size: ImageSize = None,
+    scale: Scale = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    layout: Layout = None,
     input_shape: InputShape = [],  # noqa: B006  (typer copies it)
     json_file: JsonFile = None,
 ) -> None:
     """Say how far apart the outputs of two models are."""
     reference = load(a)
-    keep = reference.files() | load(b).files() | ({data.resolve()} if data is not None else set())
+    preprocessing = parse_preprocessing(
+        preset=preset,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        scale=scale,
+        channels=channels,
+        layout=layout,
+    )
+    drawn = open_data(data, reference.proto, preprocessing, samples)
+    keep = reference.files() | load(b).files() | (drawn.sources() if drawn else set())
     if json_file is not None:
         require_target(json_file, keep, device=True)
-    feeds = read_feeds(data, reference.proto) if data is not None else None
+    feeds = drawn.batches(BATCH) if drawn else None
     outputs = compare_models(a, b, feeds, input_shapes=parse_input_shapes(input_shape))
     if json_file is not None:
         document = {"inputs": str(data) if data else "random", "outputs": [o.to_dict() for o in outputs]}
@@ -325,3 +351,5 @@ def compare(
     console = _console()
     console.print(f"on {f'the samples in {data}' if data else 'random inputs'}, the outputs differ by\n")
     console.print(fidelity_table(outputs))
+    if drawn and drawn.note:
+        console.print(f"\n{drawn.note}")

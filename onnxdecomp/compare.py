@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from onnxdecomp.errors import CheckError
+from onnxdecomp.inputs import Feeds, random_feeds
 from onnxdecomp.model import load
 from onnxdecomp.runtime import Outputs, open_in_onnxruntime
-from onnxdecomp.samples import Feeds, random_feeds
 from onnxdecomp.shapes import InputShapes
 from onnxdecomp.tensors import Array
 

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxdecomp.inputs import Feeds
 from onnxdecomp.runtime import onnxruntime
-from onnxdecomp.samples import Feeds
 
 WARMUP_RUNS = 10
 _NCHWC = "com.microsoft.nchwc"

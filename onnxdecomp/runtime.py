@@ -13,7 +13,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from onnxdecomp.errors import MissingExtraError, RunError, first_line
-from onnxdecomp.samples import Feeds
+from onnxdecomp.inputs import Feeds
 from onnxdecomp.tensors import Array
 
 Outputs = dict[str, Array]

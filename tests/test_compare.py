@@ -1,9 +1,8 @@
-"""How far two models are apart: the figures against NumPy in float64, and samples from files."""
+"""How far two models are apart: the figures against NumPy in float64, on samples and on random inputs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import nets
 import numpy as np
 import onnx
 import pytest
-from conftest import Cli, save, small_model, untouched
-from onnx import ModelProto, numpy_helper
+from conftest import Cli, save, small_model
+from onnx import numpy_helper
 
-from onnxdecomp import CheckError, Fidelity, UsageError, compare, rewrite
-from onnxdecomp.samples import random_feeds, read_feeds
+from onnxdecomp import CheckError, Fidelity, compare, rewrite
+from onnxdecomp.inputs import random_feeds
 
 SHAPES = [(4, 10), (4, 7, 10), (2, 5, 3, 3), (2, 5, 2, 3, 3), (2, 1, 4, 4), (3, 1), (6,), ()]
 
@@ -179,101 +178,6 @@ def test_models_with_other_inputs_are_refused(cli: Cli, small: Path) -> None:
 
 # Samples
 # -------
-
-
-def sized(first: str, second: str = "") -> ModelProto:
-    """y = Relu (Conv (x)), z = 2 s: two inputs, with these first dimensions; or the first input alone."""
-    if not second:
-        return nets.model(f"one (float[{first},3,8,8] x) => (float[{first},3,8,8] y) {{ y = Relu (x) }}")
-    return nets.model(
-        f"two (float[{first},3,8,8] x, int64[{second}] s) => (float[{first},3,8,8] y, int64[{second}] z)"
-        "{ y = Relu (x) z = Add (s, s) }"
-    )
-
-
-def lengths(model: ModelProto, **arrays: np.ndarray) -> list[int]:
-    """How many samples go into each run; they are all there, in their order."""
-    np.savez("samples.npz", **arrays)
-    feeds = list(read_feeds("samples.npz", model))
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(np.concatenate([each[name] for each in feeds]), array)
-    return [len(next(iter(each.values()))) for each in feeds]
-
-
-@pytest.mark.parametrize(
-    ("batch", "samples", "runs"),
-    [("N", 5, [5]), ("N", 70, [32, 32, 6]), ("4", 8, [4, 4]), ("1", 3, [1, 1, 1]), ("64", 64, [64])],
-)
-def test_samples_are_fed_in_batches_the_model_takes(batch: str, samples: int, runs: list[int]) -> None:
-    x = nets.signal(samples, 3, 8, 8)
-    assert lengths(sized(batch), x=x) == runs
-    assert lengths(sized(batch, batch), x=x, s=np.arange(samples)) == runs
-    assert lengths(sized("N", batch), x=x, s=np.arange(samples)) == runs
-    np.save("samples.npy", x)
-    assert [len(each["x"]) for each in read_feeds("samples.npy", sized(batch))] == runs
-
-
-X = nets.signal(4, 3, 8, 8)
-S = np.arange(4)
-UNFIT: dict[str, tuple[ModelProto, dict[str, np.ndarray], Sequence[str]]] = {
-    "no array for an input": (sized("N", "N"), {"x": X, "t": S}, ["'s'", "x, t"]),
-    "no array by the input's name": (sized("N"), {"images": X, "labels": S}, ["'x'", "images, labels"]),
-    "no array at all": (sized("N"), {}, ["'x'", "none"]),
-    "float64": (sized("N"), {"x": X.astype(np.float64)}, ["'x'", "float32", "float64"]),
-    "bytes": (sized("N"), {"x": X.astype(np.uint8)}, ["'x'", "float32", "uint8"]),
-    "channels last": (sized("N"), {"x": X.transpose(0, 2, 3, 1)}, ["'x'", "3×8×8", "4×8×8×3"]),
-    "one sample without its axis": (sized("N"), {"x": X[0]}, ["'x'", "3×8×8"]),
-    "a scalar": (sized("N"), {"x": np.float32(1)}, ["'x'", "scalar"]),
-    "not a multiple of the batch": (sized("3"), {"x": X}, ["3 samples at a time", "x: 4"]),
-    "no samples": (sized("N"), {"x": X[:0]}, ["x: 0"]),
-    "different counts": (sized("N", "N"), {"x": X, "s": S[:3]}, ["x: 4, s: 3"]),
-    "pickled objects": (sized("N"), {"x": np.array([{}], object)}, ["samples.npz"]),
-}
-
-
-@pytest.mark.parametrize("name", UNFIT)
-def test_samples_that_do_not_fit_are_refused(cli: Cli, tmp_path: Path, name: str) -> None:
-    model, arrays, says = UNFIT[name]
-    np.savez("samples.npz", **arrays)
-    save(model, Path("a.onnx"))
-    with untouched(tmp_path):
-        message = cli("compare", "a.onnx", "a.onnx", "--data", "samples.npz", "--json", "out.json").refusal()
-    assert all(part in message for part in says), message
-    with pytest.raises(UsageError):
-        list(read_feeds("samples.npz", model))
-
-
-def test_a_scalar_for_an_input_of_any_rank_is_refused(cli: Cli) -> None:
-    model = sized("N")
-    model.graph.input[0].type.tensor_type.ClearField("shape")
-    save(model, Path("a.onnx"))
-    np.save("samples.npy", np.float32(1))
-    assert "'x'" in cli("compare", "a.onnx", "a.onnx", "--data", "samples.npy").refusal()
-
-
-@pytest.mark.parametrize("damage", ["text", "empty", "cut", "flipped", "missing", "folder", "pickle"])
-@pytest.mark.parametrize("suffix", ["npz", "npy"])
-def test_damaged_sample_files_are_refused(cli: Cli, tmp_path: Path, damage: str, suffix: str) -> None:
-    save(sized("N"), Path("a.onnx"))
-    path = Path(f"samples.{suffix}")
-    np.savez(path, x=X) if suffix == "npz" else np.save(path, X)
-    whole = bytearray(path.read_bytes())
-    path.unlink()
-    if damage == "folder":
-        path.mkdir()
-    elif damage == "pickle":
-        np.save("samples.npy", np.array([{}], object), allow_pickle=True)
-        path.write_bytes(Path("samples.npy").read_bytes())
-    elif damage != "missing":
-        flipped = bytes(byte ^ 255 for byte in whole[:2000]) + whole[2000:]
-        if suffix == "npz":
-            flipped = whole[:1500] + bytes(byte ^ 255 for byte in whole[1500:1600]) + whole[1600:]
-        path.write_bytes(
-            {"text": b"a,b\n1,2\n", "empty": b"", "cut": whole[:700], "flipped": flipped}[damage]
-        )
-    with untouched(tmp_path):
-        outcome = cli("compare", "a.onnx", "a.onnx", "--data", path, "--json", "out.json")
-        assert str(path) in outcome.refusal()
 
 
 def test_a_report_on_samples_is_that_of_numpy_over_all_batches(cli: Cli, small: Path) -> None:

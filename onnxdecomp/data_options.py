@@ -1,0 +1,63 @@
+"""The options of the command line that name samples, for every command that takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from onnx import ModelProto
+
+from onnxdecomp.errors import UsageError
+from onnxdecomp.preprocessing import CHANNELS, LAYOUTS, PRESETS, Preprocessing
+from onnxdecomp.samples import Samples, open_samples
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Samples: .npz with arrays named as the inputs, .npy for one input, or a folder of them, "
+        "of images, or of test_data_set_*.",
+    ),
+]
+SampleCount = Annotated[
+    int | None, typer.Option("--samples", metavar="N", help="Draw N of the samples (seeded).")
+]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help=f"Preprocessing of images and bytes: {', '.join(PRESETS)}.")
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option("--image-size", metavar="H,W", help="Resize images; default: the size the model declares."),
+]
+Scale = Annotated[
+    float | None, typer.Option("--scale", help="Pixels (0 to 255) become (x · scale − mean) / std.")
+]
+Mean = Annotated[
+    str | None, typer.Option("--mean", metavar="M,M,M", help="Per channel, in the model's order.")
+]
+Std = Annotated[str | None, typer.Option("--std", metavar="S,S,S", help="Per channel, in the model's order.")]
+Channels = Annotated[
+    str | None, typer.Option("--channels", help=f"The model's order: {' or '.join(CHANNELS)}.")
+]
+Layout = Annotated[
+    str | None,
+    typer.Option("--layout", help=f"{' or '.join(LAYOUTS)}; default: what the model's input looks like."),
+]
+
+
+def open_data(
+    data: Path | None, model: ModelProto, preprocessing: Preprocessing | None, count: int | None
+) -> Samples | None:
+    """The samples that `--data` names, None without it.
+
+    Raises:
+        UsageError: as `open_samples`, or other options speak of samples and `--data` names none.
+        MissingExtraError: there are images and Pillow is not installed.
+    """
+    if data is not None:
+        return open_samples(data, model, preprocessing=preprocessing, count=count)
+    if preprocessing is not None or count is not None:
+        raise UsageError("--samples and the options of preprocessing speak of samples: name them with --data")
+    return None
