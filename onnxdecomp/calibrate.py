@@ -1,8 +1,8 @@
 """Factors fitted to the inputs a model really sees, site by site in topological order.
 
 Plain factors minimise the error of the weights; these minimise the error of the outputs: each chain is fitted
-by least squares to what its Conv put out in the original model, given what reaches it in the model rewritten so
-far (asymmetric reconstruction: Zhang, Zou, He, Sun 2016, IEEE TPAMI 38). No labels, no gradients.
+by least squares to what its Conv put out in the original model, given what reaches it in the model rewritten
+so far (asymmetric reconstruction: Zhang, Zou, He, Sun 2016, IEEE TPAMI 38). No labels, no gradients.
 
 The ridge of each site is chosen on folds of the samples, and its plain factors stay where those do better
 there. Sites inside other nodes' graphs and in functions, and CP chains, keep plain factors.
@@ -15,11 +15,12 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper
-from scipy.linalg import LinAlgError
+from onnx import NodeProto, helper
+from threadpoolctl import threadpool_limits
 
 from onnxdecomp.emit import Wiring, chain_nodes, constant_tensor
 from onnxdecomp.errors import UsageError
@@ -28,51 +29,26 @@ from onnxdecomp.factoring import (
     Fit,
     Job,
     NotFiniteError,
-    Spread,
     factor_one,
-    find_errors,
     read_finite_weight,
 )
-from onnxdecomp.factors import Chain
-from onnxdecomp.factors import pointwise, spatial, tucker
 from onnxdecomp.factors.chain import Floats
+from onnxdecomp.fitting import Target, best_factors
 from onnxdecomp.graph import attribute, ints
-from onnxdecomp.leastsquares import LowRank, Problem, fit
 from onnxdecomp.model import Model
-from onnxdecomp.moments import Geometry, Moments, patches, total
-from onnxdecomp.plan import Choice
+from onnxdecomp.moments import Geometry, Moments, patches
 from onnxdecomp.samples import Samples
 from onnxdecomp.sites import Anchor
 from onnxdecomp.tensors import Array
 from onnxdecomp.walk import Walk
 from onnxdecomp.weights import Constant, find_constant
 
-# Shares of the mean variance of a patch that the ridge may be; the search starts in the middle.
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _FOLDS = 4
 # Above this many values in a patch there are only two folds, above the next only the channel covariance.
-_LARGE_PATCH = 4608
+_LARGE_PATCH = 2048
 WIDEST_PATCH = 8192
+_SMALL_PATCH = 1024
 _BATCH = 16
-_ROUNDS = 10
-_ROUNDS_ON_FOLDS = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Target:
-    """What the chains of a job are fitted to: moments by fold and group, and how its parameters enter.
-
-    Attributes:
-        moments: [fold][group]; outputs with the bias taken off.
-        weight: the original, shape (D, ∏k, C) of all groups.
-        centred: whether there is a bias to take up the means.
-        bias: of the first site, shape (D,).
-    """
-
-    moments: Sequence[Sequence[Moments]]
-    weight: Floats
-    centred: bool
-    bias: Floats
 
 
 def fit_all(
@@ -102,11 +78,10 @@ class Calibration:
         folds = deal(samples)
         self._model, self._freeze = model, freeze
         self._folds = [fold for fold, part in enumerate(folds) for _ in part.batches(_BATCH)]
-        walks = (
-            Walk(model.proto, model.folder, (feeds for part in folds for feeds in part.batches(_BATCH)), scratch)
+        self._before, self._after = (
+            Walk(model.proto, model.folder, chain.from_iterable(p.batches(_BATCH) for p in folds), scratch)
             for _ in range(2)
         )
-        self._before, self._after = walks
         self._count = 0
 
     def __enter__(self) -> Calibration:
@@ -134,17 +109,21 @@ class Calibration:
         plain = [each for each in found if isinstance(each, Factored)]
         if not plain:
             return found[0]
-        heads = [self._head(anchor) for anchor in job.anchors]
-        reason = next((head for head in heads if isinstance(head, str)), None)
-        target = self._target(job, weight, [h for h in heads if isinstance(h, Head)]) if reason is None else reason
+        found_heads = [self._head(anchor) for anchor in job.anchors]
+        heads = [head for head in found_heads if isinstance(head, Head)]
+        reasons = [head for head in found_heads if isinstance(head, str)]
+        target = reasons[0] if reasons else self._target(job, weight, heads)
         if isinstance(target, str):
             best = min(plain, key=lambda each: each.errors.weight)
             return dataclasses.replace(best, fit=Fit(plain_because=target))
-        fitted = [_fitted(each, target, weight, job.groups, dtype) for each in plain]
-        best, shift = min(fitted, key=lambda pair: pair[0].fit.held_out)
+        # Small systems lose more to waiting for threads than these gain.
+        small = len(target.moments[0][0].x) < _SMALL_PATCH
+        with threadpool_limits(1 if small else None, user_api="blas"):
+            fitted = [best_factors(each, target, dtype) for each in plain]
+        best, shift, _ = min(fitted, key=lambda pair: pair[2])
         if shift is None:
             return best
-        biases = tuple(head.bias + head.scale * shift for head in heads if isinstance(head, Head))
+        biases = tuple(head.bias + head.scale * shift for head in heads)
         return dataclasses.replace(best, biases=biases)
 
     def _head(self, anchor: Anchor) -> Head | str:
@@ -175,8 +154,8 @@ class Calibration:
         centred = name is not None and beta != 0
         return Head(anchor=anchor, output=output, bias=bias, alpha=alpha, beta=beta, centred=centred)
 
-    def _target(self, job: Job, weight: Floats, heads: Sequence[Head]) -> _Target | str:
-        """The moments of a job's patches and outputs, over the sites whose input does not depend on its others."""
+    def _target(self, job: Job, weight: Floats, heads: Sequence[Head]) -> Target | str:
+        """The moments of a job's patches and outputs, over sites that depend on none of its others."""
         own = {id(head.anchor.node) for head in heads}
         lead = heads[0]
         apart = [h for h in heads if h is lead or not own & self._after.leads_to(h.anchor.node.input[0])]
@@ -199,8 +178,7 @@ class Calibration:
             self._before.forget(head.output)
         if not all(part.finite() for parts in moments for part in parts):
             return "its input or output has NaN or Inf on these samples"
-        flat = np.moveaxis(weight, 1, -1).reshape(weight.shape[0], -1)
-        return _Target(moments=moments, weight=flat, centred=lead.centred, bias=lead.bias)
+        return Target(moments=moments, weight=weight, centred=lead.centred, bias=lead.bias)
 
     def _install(self, job: Job, outcome: Factored) -> None:
         """Go on with the chains in the place of a job's sites."""
@@ -292,7 +270,7 @@ def blocks(
         x = (x.T if turned is not None and turned.i else x).reshape(-1, weight.shape[1])
         y = y.reshape(-1, weight.shape[0])
     geometry = _geometry(node, weight.shape[2:], x.shape[2:])
-    products = (np.moveaxis(y, 1, -1).astype(np.float32) - np.float32(head.beta) * head.bias.astype(np.float32))
+    products = np.moveaxis(y, 1, -1).astype(np.float32) - np.float32(head.beta) * head.bias.astype(np.float32)
     products = products.reshape(-1, weight.shape[0]) / np.float32(head.alpha)
     width, depth = x.shape[1] // groups, weight.shape[0] // groups
     start = 0
@@ -305,7 +283,7 @@ def blocks(
 
 
 def _geometry(node: NodeProto, kernel: tuple[int, ...], sizes: tuple[int, ...]) -> Geometry:
-    """The geometry of a Conv on an input of these spatial sizes, automatic padding worked out (ONNX operator Conv)."""
+    """The geometry of a Conv on inputs of these sizes, automatic padding worked out (operator Conv)."""
     axes = len(kernel)
     strides = ints(node, "strides") or (1,) * axes
     dilations = ints(node, "dilations") or (1,) * axes
@@ -324,245 +302,3 @@ def _geometry(node: NodeProto, kernel: tuple[int, ...], sizes: tuple[int, ...]) 
         halves = [(lack // 2, lack - lack // 2) for lack in lacking]
         pads = tuple((b, a) if auto == "SAME_LOWER" else (a, b) for a, b in halves)
     return Geometry(kernel=kernel, strides=strides, dilations=dilations, pads=pads)
-
-
-@dataclass(frozen=True, slots=True)
-class Arrangement:
-    """Which values of a patch a decomposition's input factor mixes, and the ranks of both factors.
-
-    Attributes:
-        order: the patch in the order (taps, modes), taps sharing the input factor; None where it is so.
-        taps: how many.
-        ranks: of the input and output factor, None for none.
-    """
-
-    order: np.ndarray | None
-    taps: int
-    ranks: tuple[int | None, int | None]
-
-
-def arrangement(choice: Choice, kernel: tuple[int, ...], channels: int) -> Arrangement | None:
-    """How `choice` meets patches of shape (*kernel, channels); None where it has no fit (CP)."""
-    ranks = choice.ranks
-    if choice.method in ("tucker2", "tucker1"):
-        return Arrangement(None, math.prod(kernel), (ranks.input, ranks.output))
-    if choice.method == "svd":
-        return Arrangement(None, 1, (None, ranks.output))
-    if choice.method != "spatial":
-        return None
-    # The first convolution mixes the first axis with the channels, and is shared by the taps of the others.
-    indices = np.arange(math.prod(kernel) * channels).reshape(kernel[0], -1, channels)
-    return Arrangement(indices.transpose(1, 2, 0).reshape(-1), math.prod(kernel[1:]), (ranks.output, None))
-
-
-def chain_of(choice: Choice, parts: Sequence[LowRank], shape: tuple[int, ...]) -> Chain:
-    """The chain of each group's low-rank weight, for an original of that shape."""
-    kernel = shape[2:]
-    if choice.method in ("tucker2", "tucker1"):
-        nothing = np.empty((0, 0))
-        triples = [
-            (
-                np.ascontiguousarray(np.moveaxis(part.core, 1, -1)).reshape(len(part.core), -1, *kernel),
-                nothing if part.outer is None else part.outer,
-                nothing if part.inner is None else part.inner,
-            )
-            for part in parts
-        ]
-        return tucker.chain(triples, choice.ranks)
-    if choice.method == "svd":
-        return pointwise.chain([_balanced(part) for part in parts], len(kernel))
-    pairs = [
-        (part.core.reshape(-1, part.core.shape[2]), part.inner.T) for part in parts if part.inner is not None
-    ]
-    return spatial.chain(pairs, shape[1:])
-
-
-def _balanced(part: LowRank) -> tuple[Floats, Floats]:
-    """Both factors of a matrix, of equal norms, so that neither leaves the range of a narrow type."""
-    right = part.core.reshape(len(part.core), -1)
-    left = np.eye(len(right)) if part.outer is None else part.outer
-    scale = np.sqrt(np.linalg.norm(right, axis=1))
-    scale[scale == 0] = 1.0
-    return left * scale, right / scale[:, None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Candidate:
-    """A weight (D, P) per group with its product's shift (D,), None for no change."""
-
-    weights: Sequence[Floats]
-    shifts: Sequence[Floats | None]
-
-
-def _fitted(
-    plain: Factored, target: _Target, weight: Floats, groups: int, dtype: np.dtype[np.generic]
-) -> tuple[Factored, Floats | None]:
-    """The factors of a choice that do best on folds of the samples: fitted ones, or the plain ones."""
-    placed = arrangement(plain.choice, weight.shape[2:], weight.shape[1])
-    wholes = [total([fold[g] for fold in target.moments]) for g in range(groups)]
-    restored = np.moveaxis(plain.chain.reconstruct(), 1, -1).reshape(weight.shape[0], -1)
-    plain_weights = np.split(restored, groups)
-    originals = np.split(target.weight, groups)
-
-    def rest(fold: int) -> list[Moments]:
-        return [whole - part for whole, part in zip(wholes, target.moments[fold], strict=True)]
-
-    def plain_candidate(moments: Sequence[Moments], corrected: bool) -> _Candidate:
-        shifts = [
-            _shift(m, w) if corrected else None for m, w in zip(moments, plain_weights, strict=True)
-        ]
-        return _Candidate(plain_weights, shifts)
-
-    def solve(moments: Sequence[Moments], ridge: float, rounds: int) -> list[LowRank]:
-        assert placed is not None
-        return [
-            _solve(Problem.of(m, centred=target.centred), w, placed, ridge, rounds)
-            for m, w in zip(moments, originals, strict=True)
-        ]
-
-    def candidate(moments: Sequence[Moments], parts: Sequence[LowRank]) -> _Candidate:
-        weights = [_unarranged(part.weight(), placed) for part in parts]
-        shifts = [_shift(m, w) if target.centred else None for m, w in zip(moments, weights, strict=True)]
-        return _Candidate(weights, shifts)
-
-    def held_out(make: object) -> float:
-        lost = sum(
-            _loss(m, w, s)
-            for fold in range(len(target.moments))
-            for (m, w, s) in _with(target.moments[fold], make(rest(fold)))  # type: ignore[operator]
-        )
-        return lost
-
-    raw = sum(float(_raw(whole, np.split(target.bias, groups)[g])) for g, whole in enumerate(wholes)) or 1.0
-    rivals: dict[object, float] = {
-        "plain": held_out(lambda m: plain_candidate(m, False)),
-    }
-    if target.centred:
-        rivals["corrected"] = held_out(lambda m: plain_candidate(m, True))
-    if placed is not None:
-        middle = len(RIDGES) // 2
-        for i in _downhill(
-            len(RIDGES),
-            middle,
-            lambda i: _record(
-                rivals, RIDGES[i], lambda: held_out(lambda m: candidate(m, solve(m, RIDGES[i], _ROUNDS_ON_FOLDS)))
-            ),
-        ):
-            del i
-    best = min(rivals, key=lambda key: rivals[key])
-    final: Factored
-    if isinstance(best, float):
-        parts = solve(wholes, best, _ROUNDS)
-        exact = chain_of(plain.choice, parts, weight.shape)
-        chain = exact.cast(dtype)
-        stored = np.split(np.moveaxis(chain.reconstruct(), 1, -1).reshape(weight.shape[0], -1), groups)
-        shifts = [_shift(m, w) if target.centred else None for m, w in zip(wholes, stored, strict=True)]
-        chosen = _Candidate(stored, shifts)
-        errors = find_errors(weight, exact, chain, dtype)
-        final = dataclasses.replace(plain, chain=chain, errors=errors)
-    else:
-        chosen = plain_candidate(wholes, best == "corrected")
-        final = plain
-    fitted_loss = sum(_loss(m, w, s) for m, w, s in _with(wholes, chosen))
-    shift = None if chosen.shifts[0] is None else np.concatenate([s for s in chosen.shifts if s is not None])
-    spreads = (
-        _spread(wholes, None, target, groups),
-        _spread(wholes, plain_candidate(wholes, False), target, groups),
-        _spread(wholes, chosen, target, groups),
-    )
-    return dataclasses.replace(
-        final,
-        fit=Fit(
-            plain_because=None if isinstance(best, float) else "its plain factors do better on samples not fitted",
-            ridge=best if isinstance(best, float) else None,
-            fitted=math.sqrt(fitted_loss / raw),
-            held_out=math.sqrt(rivals[best] / raw),
-            plain=math.sqrt(rivals["plain"] / raw),
-            original_spread=spreads[0],
-            plain_spread=spreads[1],
-            spread=spreads[2],
-        ),
-    ), shift
-
-
-def _record(rivals: dict[object, float], key: float, run: object) -> float:
-    try:
-        rivals[key] = run()  # type: ignore[operator]
-    except LinAlgError:
-        # Too small a ridge for these samples; a larger one is tried.
-        return math.inf
-    return rivals[key]
-
-
-def _downhill(count: int, start: int, value: object) -> Iterator[int]:
-    """Walk from `start` to where `value` grows again, on whichever side it falls."""
-    seen = {start: value(start)}  # type: ignore[operator]
-    yield start
-    for step in (1, -1):
-        here = start
-        while 0 <= here + step < count:
-            seen[here + step] = value(here + step)  # type: ignore[operator]
-            yield here + step
-            if seen[here + step] >= seen[here]:
-                break
-            here += step
-        if here != start:
-            return
-
-
-def _with(moments: Sequence[Moments], made: _Candidate) -> Iterator[tuple[Moments, Floats, Floats | None]]:
-    yield from zip(moments, made.weights, made.shifts, strict=True)
-
-
-def _solve(problem: Problem, weight: Floats, placed: Arrangement, ridge: float, rounds: int) -> LowRank:
-    problem = problem.ridged(weight, ridge)
-    if placed.order is not None:
-        order = placed.order
-        problem = Problem(problem.s[np.ix_(order, order)], problem.t[:, order], problem.yy)
-    return fit(problem, placed.taps, placed.ranks, rounds)
-
-
-def _unarranged(weight: Floats, placed: Arrangement | None) -> Floats:
-    if placed is None or placed.order is None:
-        return weight
-    result = np.empty_like(weight)
-    result[:, placed.order] = weight
-    return result
-
-
-def _shift(moments: Moments, weight: Floats) -> Floats:
-    """What a bias must add so that the mean output is right."""
-    return np.asarray((moments.y - weight @ moments.x) / moments.count)
-
-
-def _loss(moments: Moments, weight: Floats, shift: Floats | None) -> float:
-    """Σ ‖y − Ŵx − shift‖²."""
-    found = float(moments.yy.sum()) + float(((weight @ moments.xx - 2 * moments.yx) * weight).sum())
-    if shift is not None:
-        found += float(shift @ (moments.count * shift - 2 * (moments.y - weight @ moments.x)))
-    return max(found, 0.0)
-
-
-def _raw(moments: Moments, bias: Floats) -> float:
-    """Σ ‖y + bias‖², the outputs as they are."""
-    return float(moments.yy.sum() + bias @ (2 * moments.y + moments.count * bias))
-
-
-def _spread(wholes: Sequence[Moments], made: _Candidate | None, target: _Target, groups: int) -> Spread:
-    """Mean and standard deviation of all outputs: of the original, or of a candidate."""
-    first = second = values = 0.0
-    for g, (m, bias) in enumerate(zip(wholes, np.split(target.bias, groups), strict=True)):
-        if made is None:
-            sums, squares = m.y, m.yy
-        else:
-            weight, shift = made.weights[g], made.shifts[g]
-            sums = weight @ m.x
-            squares = ((weight @ m.xx) * weight).sum(axis=1)
-            if shift is not None:
-                squares = squares + shift * (2 * sums + m.count * shift)
-                sums = sums + m.count * shift
-        first += float((sums + m.count * bias).sum())
-        second += float((squares + bias * (2 * sums + m.count * bias)).sum())
-        values += m.count * len(bias)
-    mean = first / values
-    return Spread(mean, math.sqrt(max(second / values - mean**2, 0.0)))

@@ -3,8 +3,8 @@
 Wanted is Ŵ of low rank that minimises E‖y − Ŵx‖² over patches x and outputs y, which is the weighted error
 ⟨(W* − Ŵ) S, W* − Ŵ⟩ with S = cov(x), T = cov(y, x) and the least-squares weight W* = T S⁻¹. With a factor on
 the output side alone the best Ŵ is the reduced-rank regression of Izenman 1975 (J. Multivariate Anal. 5). A
-factor V on the input side that all taps share has no closed form: it starts from the HOOI of W* whitened by the
-channel covariance, then V and the rest take turns, each the least-squares optimum given the other.
+factor V on the input side that all taps share has no closed form: it starts from the HOOI of W whitened by
+the channel covariance, then V and the rest take turns, each the least-squares optimum given the other.
 
 A ridge centred on the original weight (S + λI, T + λW) keeps Ŵ near W where the samples say little.
 """
@@ -12,9 +12,10 @@ A ridge centred on the original weight (S + λI, T + λW) keeps Ŵ near W where 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, eigh
+from scipy.linalg import cho_factor, cho_solve
 
 from onnxdecomp.factors.chain import Floats
 from onnxdecomp.factors.linalg import leading_vectors
@@ -22,6 +23,7 @@ from onnxdecomp.factors.tucker import hooi
 from onnxdecomp.moments import Moments
 
 _CG_STEPS = 10
+_CG_TOLERANCE = 1e-4
 # Alternation ends when a round gains less of the explained variance.
 _TOLERANCE = 1e-4
 # Eigenvalues of the channel covariance below this share of the largest are raised to it.
@@ -43,27 +45,24 @@ class Problem:
     yy: float
 
     @classmethod
-    def of(cls, moments: Moments, *, centred: bool) -> Problem:
+    def of(cls, moments: Moments, *, centred: bool, dtype: type[np.floating[Any]] = np.float64) -> Problem:
         """From sums over samples; not `centred` where the operator has no bias to take the means."""
         n = moments.count
         s, t, yy = moments.xx / n, moments.yx / n, float(moments.yy.sum() / n)
         if centred:
             mean_x, mean_y = moments.x / n, moments.y / n
-            s -= np.outer(mean_x, mean_x)
-            t -= np.outer(mean_y, mean_x)
+            s -= np.multiply.outer(mean_x, mean_x)
+            t -= np.multiply.outer(mean_y, mean_x)
             yy -= float(mean_y @ mean_y)
-        return cls(s, t, yy)
+        return cls(s.astype(dtype, copy=False), t.astype(dtype, copy=False), yy)
 
     def ridged(self, weight: Floats, fraction: float) -> Problem:
         """With a ridge centred on `weight` (D, P): `fraction` of the mean variance of x."""
         ridge = fraction * float(np.trace(self.s)) / len(self.s)
         s = self.s.copy()
         s.flat[:: len(s) + 1] += ridge
-        return Problem(s, self.t + ridge * weight, self.yy + ridge * float((weight**2).sum()))
-
-    def loss(self, weight: Floats) -> float:
-        """E‖y − Ŵx‖² of a weight (D, P)."""
-        return max(self.yy + float(((weight @ self.s - 2 * self.t) * weight).sum()), 0.0)
+        t = self.t + (ridge * weight).astype(self.t.dtype)
+        return Problem(s, t, self.yy + ridge * float((weight**2).sum()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,14 +73,24 @@ class LowRank:
     core: Floats
     outer: Floats | None
 
+    def projected(self) -> Floats:
+        """UᵀŴ, shape (S, L·M): all of Ŵ that lengths depend on, U being orthonormal."""
+        core = self.core if self.inner is None else np.tensordot(self.core, self.inner, (2, 1))
+        return core.reshape(len(core), -1)
+
     def weight(self) -> Floats:
         """Ŵ as a matrix (D, L·M)."""
-        core = self.core if self.inner is None else np.tensordot(self.core, self.inner, (2, 1))
-        flat = core.reshape(len(core), -1)
+        flat = self.projected()
         return flat if self.outer is None else self.outer @ flat
 
 
-def fit(problem: Problem, taps: int, ranks: tuple[int | None, int | None], rounds: int) -> LowRank:
+def fit(
+    problem: Problem,
+    taps: int,
+    ranks: tuple[int | None, int | None],
+    rounds: int,
+    guess: Floats,
+) -> LowRank:
     """The low-rank weight of least loss.
 
     Args:
@@ -89,48 +98,52 @@ def fit(problem: Problem, taps: int, ranks: tuple[int | None, int | None], round
         taps: positions that share the input factor.
         ranks: of the input and of the output factor, None for none.
         rounds: of alternation at most.
+        guess: a weight (D, P) near the best, from which alternation starts.
     """
     in_rank, out_rank = ranks
-    best = cho_solve(cho_factor(problem.s, check_finite=False), problem.t.T, check_finite=False).T
-    outputs, modes = len(best), len(problem.s) // taps
+    modes = len(problem.s) // taps
     if in_rank is None:
+        best = _regression(problem.s, problem.t)
         outer = _leading(best @ problem.t.T, out_rank)
         core = best if outer is None else outer.T @ best
         return LowRank(None, core.reshape(-1, taps, modes), outer)
     covariance = _mean_block(problem.s, taps)
-    inner = _start(best.reshape(outputs, taps, modes), covariance, in_rank, out_rank)
-    explained = 0.0
+    inner = _start(guess.reshape(-1, taps, modes), covariance, in_rank, out_rank)
+    found, explained = _outer_step(problem, taps, inner, out_rank)
     for _ in range(rounds):
-        found, gain = _outer_step(problem, taps, inner, out_rank)
+        found, gain = _outer_step(problem, taps, _inner_step(problem, found, covariance), out_rank)
         if gain - explained <= _TOLERANCE * gain:
-            return found
+            break
         explained = gain
-        inner = _inner_step(problem, found, covariance)
-    return _outer_step(problem, taps, inner, out_rank)[0]
+    return found
+
+
+def _regression(s: Floats, t: Floats) -> Floats:
+    """T S⁻¹ in double precision."""
+    factor = cho_factor(s.astype(np.float64), overwrite_a=True, check_finite=False)
+    return np.asarray(cho_solve(factor, t.T.astype(np.float64), check_finite=False).T)
 
 
 def _leading(symmetric: Floats, rank: int | None) -> Floats | None:
     """The leading eigenvectors of a positive semidefinite matrix."""
     if rank is None:
         return None
-    size = len(symmetric)
-    symmetric = (symmetric + symmetric.T) / 2
-    _, vectors = eigh(symmetric, subset_by_index=(size - rank, size - 1), check_finite=False)
-    return np.ascontiguousarray(vectors[:, ::-1])
+    vectors = np.linalg.eigh((symmetric + symmetric.T) / 2)[1]
+    return np.ascontiguousarray(vectors[:, ::-1][:, :rank])
 
 
 def _mean_block(s: Floats, taps: int) -> Floats:
     """The covariance of the modes, mean over taps."""
     modes = len(s) // taps
     blocks = s.reshape(taps, modes, taps, modes)
-    return np.asarray(np.einsum("lmln->mn", blocks) / taps)
+    return np.asarray(np.einsum("lmln->mn", blocks) / taps, np.float64)
 
 
-def _start(best: Floats, covariance: Floats, in_rank: int, out_rank: int | None) -> Floats:
-    """The input factor of the whitened weight: V = Σ^-½ Ṽ with Ṽ that of HOOI on W* Σ^½, orthonormalised."""
+def _start(guess: Floats, covariance: Floats, in_rank: int, out_rank: int | None) -> Floats:
+    """The input factor of the whitened weight: V = Σ^-½ Ṽ with Ṽ that of HOOI on W Σ^½, orthonormalised."""
     values, vectors = np.linalg.eigh(covariance)
     roots = np.sqrt(np.maximum(values, _FLOOR * max(values[-1], np.finfo(float).tiny)))
-    whitened = np.tensordot(best, vectors * roots @ vectors.T, axes=1).transpose(0, 2, 1)  # D, modes, taps
+    whitened = np.tensordot(guess, vectors * roots @ vectors.T, axes=1).transpose(0, 2, 1)  # D, modes, taps
     whitened = whitened / (np.abs(whitened).max() or 1.0)
     if out_rank is None:
         basis = leading_vectors(whitened.transpose(1, 0, 2).reshape(len(covariance), -1), in_rank)
@@ -142,10 +155,11 @@ def _start(best: Floats, covariance: Floats, in_rank: int, out_rank: int | None)
 def _outer_step(problem: Problem, taps: int, inner: Floats, out_rank: int | None) -> tuple[LowRank, float]:
     """Core and output factor given V: reduced-rank regression on z = Vᵀx; and the variance they explain."""
     modes, rank = inner.shape
-    half = (problem.s.reshape(-1, modes) @ inner).reshape(taps, modes, taps * rank)
-    zz = np.einsum("lmz,mr->lrz", half, inner, optimize=True).reshape(taps * rank, -1)
-    yz = (problem.t.reshape(-1, modes) @ inner).reshape(len(problem.t), -1)
-    best = cho_solve(cho_factor(zz, check_finite=False), yz.T, check_finite=False).T
+    narrow = inner.astype(problem.s.dtype)
+    half = (problem.s.reshape(-1, modes) @ narrow).reshape(taps, modes, taps * rank)
+    zz = np.matmul(narrow.T, half).reshape(taps * rank, -1)
+    yz = (problem.t.reshape(-1, modes) @ narrow).reshape(len(problem.t), -1).astype(np.float64)
+    best = _regression(zz, yz)
     outer = _leading(best @ yz.T, out_rank)
     core, target = (best, yz) if outer is None else (outer.T @ best, outer.T @ yz)
     return LowRank(inner, core.reshape(-1, taps, rank), outer), float((core * target).sum())
@@ -154,40 +168,35 @@ def _outer_step(problem: Problem, taps: int, inner: Floats, out_rank: int | None
 def _inner_step(problem: Problem, found: LowRank, covariance: Floats) -> Floats:
     """V by least squares given the rest: conjugate gradients on its normal equations, orthonormalised.
 
-    ∇ = Σ S V (coreᵀ core) over pairs of taps; the mean blocks of both sides precondition it.
+    The mean blocks on both sides of V precondition them.
     """
     core = found.core
-    rank = core.shape[2]
+    rank, modes = core.shape[2], len(covariance)
     rows = core.reshape(-1, rank)
     target = problem.t if found.outer is None else found.outer.T @ problem.t
-    modes = len(covariance)
 
     def pull(weights: Floats) -> Floats:
-        return weights.reshape(-1, modes).T @ rows
+        return np.asarray(weights.reshape(-1, modes).T @ rows)
 
     def normal(inner: Floats) -> Floats:
-        weights = np.tensordot(core, inner, (2, 1)).reshape(len(core), -1)
-        return pull(weights @ problem.s)
+        return pull(LowRank(inner, core, None).projected().astype(problem.s.dtype) @ problem.s)
 
     gram = rows.T @ rows
     gram.flat[:: rank + 1] += _FLOOR * (np.trace(gram) or 1.0)
-    left, right = cho_factor(covariance, check_finite=False), cho_factor(gram, check_finite=False)
-
-    def precondition(residual: Floats) -> Floats:
-        return cho_solve(right, cho_solve(left, residual, check_finite=False).T, check_finite=False).T
-
+    left, right = np.linalg.inv(covariance), np.linalg.inv(gram)
     inner = found.inner.copy() if found.inner is not None else np.eye(modes)
     residual = pull(target) - normal(inner)
-    step = precondition(residual)
-    direction, power = step, float((residual * step).sum())
+    direction = left @ residual @ right
+    power = float((residual * direction).sum())
+    enough = _CG_TOLERANCE * power
     for _ in range(_CG_STEPS):
-        if power <= 0:
+        if power <= enough:
             break
         image = normal(direction)
         size = power / float((direction * image).sum())
         inner += size * direction
         residual -= size * image
-        step = precondition(residual)
+        step = left @ residual @ right
         previous, power = power, float((residual * step).sum())
         direction = step + power / previous * direction
     return np.linalg.qr(inner)[0]

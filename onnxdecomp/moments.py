@@ -1,11 +1,12 @@
 """First and second moments of a convolution's input patches and outputs, summed over samples.
 
-A convolution is linear in the patches x (C·∏k values each) of its input: y = W·x + b at every output position.
-So all that samples say of it, for any weights, is in the means of x and y, cov(x) and cov(y, x).
+A convolution is linear in the patches x (C·∏k values each) of its input: y = W·x + b at every output
+position. So all that samples say of it, for any weights, is in the means of x and y, cov(x) and cov(y, x).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,8 @@ def patches(x: NDArray[Any], geometry: Geometry) -> Iterator[NDArray[np.float32]
     steps = [slice(None, None, step) for step in (*geometry.strides, *geometry.dilations)]
     windows = windows[(slice(None), slice(None), *steps)]
     ordered = np.moveaxis(windows, 1, -1)  # N, *positions, *kernel, C
-    taps = int(np.prod(geometry.kernel))
-    step = max(1, int(_BLOCK // max(4 * np.prod(ordered.shape[1:]), 1)))
+    taps = math.prod(geometry.kernel)
+    step = max(1, _BLOCK // max(4 * math.prod(ordered.shape[1:]), 1))
     for start in range(0, len(ordered), step):
         block = ordered[start : start + step]
         yield np.ascontiguousarray(block, np.float32).reshape(-1, taps, x.shape[1])
@@ -101,9 +102,10 @@ class Moments:
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.__slots__)
         return Moments(*(a + b for a, b in pairs))
 
-    def __sub__(self, other: Moments) -> Moments:
-        pairs = ((getattr(self, name), getattr(other, name)) for name in self.__slots__)
-        return Moments(*(a - b for a, b in pairs))
+    def means(self) -> Moments:
+        """The first moments alone, the products left out."""
+        nothing = np.zeros((0, 0))
+        return Moments(self.count, self.x, self.y, nothing, nothing, self.yy)
 
     def finite(self) -> bool:
         """Whether every sum is."""

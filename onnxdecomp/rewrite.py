@@ -68,7 +68,8 @@ def rewrite(
         freeze_weights: treat weights that callers may override as constant.
         input_shapes: shapes for inputs with unknown dimensions, for the costs reported.
         data: samples to fit the factors to; None for plain factors.
-        scratch: folder for samples' activations and the factors of external weights until they are saved; None is the system's.
+        scratch: folder for activations, and for the factors of external weights until they are saved; None is
+            the system's.
         jobs: how many weights are factored at a time; -1 is one per core.
         track: wraps the sequence of jobs, to show progress.
 
@@ -183,7 +184,9 @@ def _report(site: Site, decision: Choice | str, outcome: Factored | None) -> Sit
             site=site, choice=None, reason=str(decision), after=(site.params, site.macs), errors=None
         )
     after = (chain_params(site, decision), chain_macs(site, decision))
-    return SiteReport(site=site, choice=decision, reason=None, after=after, errors=outcome.errors, fit=outcome.fit)
+    return SiteReport(
+        site=site, choice=decision, reason=None, after=after, errors=outcome.errors, fit=outcome.fit
+    )
 
 
 def _totals(found: Survey, reports: Sequence[SiteReport], nbytes: tuple[int, int]) -> Totals:

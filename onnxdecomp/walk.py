@@ -1,7 +1,7 @@
 """Walking a model over many samples, segment by segment.
 
-A walk holds the values of those tensors alone that some node has still to read, on disk, one array per run. To
-reach a tensor it cuts out the nodes that lead to it from there, and runs these in ONNX Runtime over all
+A walk holds the values of those tensors alone that some node has still to read, on disk, one array per run.
+To reach a tensor it cuts out the nodes that lead to it from there, and runs these in ONNX Runtime over all
 samples: every node runs once, however many tensors are asked for, and nodes ahead may be exchanged meanwhile.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from onnxdecomp.errors import RunError, first_line
 from onnxdecomp.graph import subgraphs
+from onnxdecomp.inputs import Feeds
 from onnxdecomp.runtime import onnxruntime
-from onnxdecomp.samples import Feeds
 from onnxdecomp.tensors import Array, is_external, read
 
 
@@ -112,7 +112,9 @@ class Walk:
                 self._fixed.add(id(node))
                 fixed.update(filter(None, node.output))
 
-    def exchange(self, old: Sequence[NodeProto], new: Sequence[NodeProto], weights: Iterable[TensorProto]) -> None:
+    def exchange(
+        self, old: Sequence[NodeProto], new: Sequence[NodeProto], weights: Iterable[TensorProto]
+    ) -> None:
         """Put the nodes `new` in the place of the first of `old`, none of which has run yet."""
         gone = {id(node) for node in old}
         first = next(i for i, node in enumerate(self._nodes) if id(node) in gone)
@@ -182,6 +184,8 @@ class Walk:
         ort = onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong arrives as an exception
+        # Threads that spin between segments take the cores from the arithmetic there.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         segment = self._segment(nodes, inputs, outputs)
         # onnxruntime's exceptions share no base class of their own.
         try:
@@ -193,9 +197,13 @@ class Walk:
                 for name, value in zip(outputs, session.run(outputs, feeds), strict=True):
                     self._tape.append(name, np.asarray(value))
         except Exception as error:
-            raise RunError(f"ONNX Runtime does not run the model on the samples: {first_line(error)}") from error
+            raise RunError(
+                f"ONNX Runtime does not run the model on the samples: {first_line(error)}"
+            ) from error
 
-    def _segment(self, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
+    def _segment(
+        self, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]
+    ) -> ModelProto:
         """A model of these nodes alone."""
         reads = {name for node in nodes for name in self._reads[id(node)]}
         whole = self._model

@@ -25,7 +25,9 @@ def rearranged(weight: Floats) -> Floats:
 
 def factorise(weight: Floats, rank: int, groups: int) -> Chain:
     """Decompose a weight (C_out, C_in / groups, k₀, *rest), two spatial axes or more."""
-    return chain([truncated_svd(rearranged(part), rank) for part in np.split(weight, groups)], weight.shape[1:])
+    return chain(
+        [truncated_svd(rearranged(part), rank) for part in np.split(weight, groups)], weight.shape[1:]
+    )
 
 
 def chain(parts: Sequence[tuple[Floats, Floats]], inner: tuple[int, ...]) -> Chain:

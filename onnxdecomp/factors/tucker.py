@@ -43,7 +43,7 @@ def factorise(weight: Floats, ranks: Ranks, groups: int) -> Chain:
 
 
 def chain(parts: Sequence[tuple[Floats, Floats, Floats]], ranks: Ranks) -> Chain:
-    """The chain of each group's core (S, R, *k) and factors (D, S), (C, R); one whose rank is None is not read."""
+    """The chain of each group's core (S, R, *k) and factors (D, S), (C, R), less those whose rank is None."""
     cores, outs, ins = zip(*parts, strict=True)
     groups, axes = len(parts), cores[0].ndim - 2
     spatial, every = (1,) * axes, tuple(range(axes))

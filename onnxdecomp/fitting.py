@@ -1,0 +1,259 @@
+"""Which factors of a job do best on samples not fitted: plain or fitted ones, and with which ridge."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import LinAlgError
+
+from onnxdecomp.arrangement import Arrangement, arrangement, chain_of
+from onnxdecomp.factoring import Factored, Fit, Spread, find_errors
+from onnxdecomp.factors.chain import Floats
+from onnxdecomp.leastsquares import LowRank, Problem, fit
+from onnxdecomp.moments import Moments, total
+
+# Shares of the mean variance of a patch that the ridge may be.
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_START = 2
+_ROUNDS = 10
+_ROUNDS_ON_FOLDS = 1
+# Patches larger than this are weighed in single precision; the final fit is in double.
+_LARGE_PATCH = 1024
+PLAIN_IS_BETTER = "its plain factors do better on samples not fitted"
+CP_HAS_NO_FIT = "CP chains are not fitted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Target:
+    """What the chains of a job are fitted to.
+
+    Attributes:
+        moments: by fold (two or more) and group; outputs with the bias taken off.
+        weight: the original, shape (D, C / groups, *kernel).
+        centred: whether there is a bias to take up the means.
+        bias: of the first site, shape (D,).
+    """
+
+    moments: Sequence[Sequence[Moments]]
+    weight: Floats
+    centred: bool
+    bias: Floats
+
+    @property
+    def groups(self) -> int:
+        """Channel groups."""
+        return len(self.moments[0])
+
+    def flat(self, weight: Floats) -> list[Floats]:
+        """A weight of the original's shape as a matrix (D, P) per group, taps before channels."""
+        return np.split(np.moveaxis(weight, 1, -1).reshape(len(weight), -1), self.groups)
+
+    def rest(self, fold: int, part: Callable[[Moments], Moments] = lambda m: m) -> list[Moments]:
+        """The moments, or a part of them, of all folds but one."""
+        others = [parts for i, parts in enumerate(self.moments) if i != fold]
+        return [total([part(each) for each in parts]) for parts in zip(*others, strict=True)]
+
+    def wholes(self) -> list[Moments]:
+        """The moments of all folds."""
+        return [total(parts) for parts in zip(*self.moments, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Product:
+    """Ŵx of one group, for losses over any moments.
+
+    Attributes:
+        weight: Ŵ, shape (D, P).
+        core: UᵀŴ with orthonormal U, shape (S, P), or Ŵ itself.
+    """
+
+    weight: Floats
+    core: Floats
+
+    def squares(self, xx: Floats) -> float:
+        """Σ ‖Ŵx‖²."""
+        return float(((self.core @ xx) * self.core).sum())
+
+
+def best_factors(
+    plain: Factored, target: Target, dtype: np.dtype[np.generic]
+) -> tuple[Factored, Floats | None, float]:
+    """The factors of one choice that do best on folds of the samples, and the shift of their outputs.
+
+    Args:
+        plain: the plain factors of that choice.
+        target: what they are fitted to.
+        dtype: element type of the model's weight.
+
+    Returns:
+        Factors; what to add to the product Ŵx, shape (D,), None for nothing; and their held-out error.
+    """
+    placed = arrangement(plain.choice, target.weight.shape[2:], target.weight.shape[1])
+    products = [_Product(w, w) for w in target.flat(plain.chain.reconstruct())]
+    losses = _plain_losses(products, target)
+    ridge, held_out = _best_ridge(target, placed) if placed is not None else (None, math.inf)
+    if held_out >= min(losses):
+        ridge, held_out = None, min(losses)
+    wholes = target.wholes()
+    before = _Outputs.of(wholes, [None] * target.groups, [None] * target.groups, target.bias)
+    corrected = target.centred and losses[1] <= losses[0]
+    shifts = _shifts(wholes, products, corrected or (ridge is not None and target.centred))
+    chosen, because = plain, PLAIN_IS_BETTER if placed is not None else CP_HAS_NO_FIT
+    plain_outputs = _Outputs.of(wholes, products, [None] * target.groups, target.bias)
+    if ridge is not None and placed is not None:
+        parts = _solve(
+            [Problem.of(m, centred=target.centred) for m in wholes], target, placed, ridge, _ROUNDS
+        )
+        exact = chain_of(plain.choice, parts, target.weight.shape)
+        stored = exact.cast(dtype)
+        if all(np.isfinite(link.weight).all() for link in stored.links):
+            errors = find_errors(target.weight, exact, stored, dtype)
+            chosen = dataclasses.replace(plain, chain=stored, errors=errors)
+            products = [_Product(w, w) for w in target.flat(stored.reconstruct())]
+            shifts = _shifts(wholes, products, target.centred)
+    outputs = _Outputs.of(wholes, products, shifts, target.bias)
+    scale = math.sqrt(before.squares) or 1.0
+    report = Fit(
+        plain_because=None if chosen is not plain else because,
+        ridge=ridge,
+        fitted=math.sqrt(_loss_all(wholes, products, shifts)) / scale,
+        held_out=math.sqrt(held_out) / scale,
+        plain=math.sqrt(losses[0]) / scale,
+        original_spread=before.spread,
+        plain_spread=plain_outputs.spread,
+        spread=outputs.spread,
+    )
+    shift = np.concatenate([s for s in shifts if s is not None]) if shifts[0] is not None else None
+    return dataclasses.replace(chosen, fit=report), shift, math.sqrt(held_out) / scale
+
+
+def _plain_losses(products: Sequence[_Product], target: Target) -> tuple[float, ...]:
+    """Held-out losses of the plain factors: as they are, and with biases moved to the other folds' means."""
+    squares = [_squares(products, parts) for parts in target.moments]
+    losses = []
+    for corrected in (False, True)[: 1 + target.centred]:
+        lost = 0.0
+        for fold, parts in enumerate(target.moments):
+            shifts = _shifts(target.rest(fold, Moments.means), products, corrected)
+            lost += sum(map(_loss, parts, products, shifts, squares[fold]))
+        losses.append(lost)
+    return tuple(losses)
+
+
+def _best_ridge(target: Target, placed: Arrangement) -> tuple[float | None, float]:
+    """The ridge with the least held-out loss, and that loss."""
+    large = len(target.moments[0][0].x) > _LARGE_PATCH
+    rests = [target.rest(fold) for fold in range(len(target.moments))]
+    dtype = np.float32 if large else np.float64
+    problems = [[Problem.of(m, centred=target.centred, dtype=dtype) for m in rest] for rest in rests]
+    del rests
+
+    def held_out(index: int) -> float:
+        lost = 0.0
+        for fold, parts in enumerate(target.moments):
+            try:
+                found = _solve(problems[fold], target, placed, RIDGES[index], _ROUNDS_ON_FOLDS)
+            except LinAlgError:
+                return math.inf  # too small a ridge for these samples
+            products = [_Product(placed.restored(p.weight()), placed.restored(p.projected())) for p in found]
+            shifts = _shifts(target.rest(fold, Moments.means), products, target.centred)
+            lost += sum(map(_loss, parts, products, shifts, _squares(products, parts)))
+        return lost
+
+    losses = dict(_downhill(held_out))
+    best = min(losses, key=lambda index: losses[index])
+    return (RIDGES[best], losses[best]) if math.isfinite(losses[best]) else (None, math.inf)
+
+
+def _downhill(value: Callable[[int], float]) -> Iterator[tuple[int, float]]:
+    """Ridges from the first tried to where the loss grows again, on whichever side it falls."""
+    start = value(_START)
+    yield _START, start
+    for step in (1, -1):
+        here, lowest = _START, start
+        while 0 <= here + step < len(RIDGES):
+            here += step
+            found = value(here)
+            yield here, found
+            if found >= lowest:
+                break
+            lowest = found
+        if lowest < start:
+            return
+
+
+def _solve(
+    problems: Sequence[Problem], target: Target, placed: Arrangement, ridge: float, rounds: int
+) -> list[LowRank]:
+    """The low-rank weight of each group."""
+    found = []
+    for problem, weight in zip(problems, target.flat(target.weight), strict=True):
+        arranged = placed.arranged(problem.ridged(weight, ridge))
+        guess = weight if placed.order is None else weight[:, placed.order]
+        found.append(fit(arranged, placed.taps, placed.ranks, rounds, guess))
+    return found
+
+
+def _shifts(moments: Sequence[Moments], products: Sequence[_Product], wanted: bool) -> list[Floats | None]:
+    """What the biases must add so that the mean outputs are right, per group; None where not `wanted`."""
+    if not wanted:
+        return [None] * len(moments)
+    return [(m.y - product.weight @ m.x) / m.count for m, product in zip(moments, products, strict=True)]
+
+
+def _loss(moments: Moments, product: _Product, shift: Floats | None, squares: float) -> float:
+    """Σ ‖y − Ŵx − shift‖², given Σ ‖Ŵx‖²."""
+    found = float(moments.yy.sum()) + squares - 2 * float((product.weight * moments.yx).sum())
+    if shift is not None:
+        found += float(shift @ (moments.count * shift - 2 * (moments.y - product.weight @ moments.x)))
+    return max(found, 0.0)
+
+
+def _loss_all(
+    moments: Sequence[Moments], products: Sequence[_Product], shifts: Sequence[Floats | None]
+) -> float:
+    return sum(map(_loss, moments, products, shifts, _squares(products, moments)))
+
+
+def _squares(products: Sequence[_Product], moments: Sequence[Moments]) -> list[float]:
+    return [product.squares(m.xx) for product, m in zip(products, moments, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    """Sums over all outputs of a site: how many, Σ and Σ²."""
+
+    count: float
+    total: float
+    squares: float
+
+    @classmethod
+    def of(
+        cls,
+        moments: Sequence[Moments],
+        products: Sequence[_Product | None],
+        shifts: Sequence[Floats | None],
+        bias: Floats,
+    ) -> _Outputs:
+        """Of a product and its shift in each group; None is the original's."""
+        count = first = second = 0.0
+        for m, product, shift, added in zip(
+            moments, products, shifts, np.split(bias, len(moments)), strict=True
+        ):
+            sums = m.y if product is None else product.weight @ m.x
+            squares = m.yy if product is None else ((product.weight @ m.xx) * product.weight).sum(axis=1)
+            offset = added if shift is None else added + shift
+            first += float((sums + m.count * offset).sum())
+            second += float((squares + offset * (2 * sums + m.count * offset)).sum())
+            count += m.count * len(added)
+        return cls(count, first, max(second, 0.0))
+
+    @property
+    def spread(self) -> Spread:
+        """Mean and standard deviation."""
+        mean = self.total / self.count
+        return Spread(mean, math.sqrt(max(self.squares / self.count - mean**2, 0.0)))
