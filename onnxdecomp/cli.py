@@ -12,11 +12,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, TypeVar
 
 import typer
+from onnx import ModelProto
 from rich.console import Console
 from rich.progress import track
 
@@ -27,7 +29,9 @@ from onnxdecomp.compare import compare as compare_models
 from onnxdecomp.data_options import (
     Channels,
     Data,
+    Fitted,
     ImageSize,
+    LabelSource,
     Layout,
     Mean,
     Preset,
@@ -38,20 +42,24 @@ from onnxdecomp.data_options import (
 )
 from onnxdecomp.errors import OnnxdecompError, UsageError, printable
 from onnxdecomp.factors import METHODS
+from onnxdecomp.labels import Labels, read_labels
 from onnxdecomp.model import data_path, load, require_target, staged, write_file, write_text
 from onnxdecomp.plan import Plan
 from onnxdecomp.plots import plot_spectra, require_plot
-from onnxdecomp.preprocessing import parse_preprocessing
+from onnxdecomp.preprocessing import Preprocessing, parse_preprocessing
+from onnxdecomp.quality import Quality, hold_out, measure_quality
 from onnxdecomp.report import Result
 from onnxdecomp.request import Request
 from onnxdecomp.rewrite import rewrite as rewrite_model
-from onnxdecomp.samples import BATCH
+from onnxdecomp.samples import BATCH, Samples
 from onnxdecomp.shapes import InputShapes, parse_input_shapes
 from onnxdecomp.sites import Site, survey_with_weights
 from onnxdecomp.survey_spectra import SiteSpectra, find_spectra
 from onnxdecomp.tables import check_view, fidelity_table, inspect_view, result_view, spectra_view
 
 T = TypeVar("T")
+
+DEFAULT_FITTED = 256
 
 app = typer.Typer(
     add_completion=False,
@@ -228,6 +236,16 @@ def rewrite(
         Path | None, typer.Option(metavar="FILE", help="Write the plan carried out.")
     ] = None,
     input_shape: InputShape = [],  # noqa: B006  (typer copies it)
+    data: Data = None,
+    samples: Fitted = None,
+    labels: LabelSource = None,
+    preset: Preset = None,
+    image_size: ImageSize = None,
+    scale: Scale = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    layout: Layout = None,
     run_check: Annotated[
         bool,
         typer.Option("--check/--no-check", help="Run both models and compare before anything is written."),
@@ -244,7 +262,19 @@ def rewrite(
         method=method, min_channels=min_channels, align=align, allow_slower=allow_slower, linear=linear
     )
     shapes = parse_input_shapes(input_shape)
-    keep = load(model).files() | ({plan.resolve()} if plan is not None else set())
+    preprocessing = parse_preprocessing(
+        preset=preset,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        scale=scale,
+        channels=channels,
+        layout=layout,
+    )
+    loaded = load(model)
+    sets = _sample_sets(data, samples, labels, preprocessing, loaded.proto)
+    keep = loaded.files() | ({plan.resolve()} if plan is not None else set())
+    keep |= sets.fitted.sources() if sets is not None else set()
     if output is not None:
         require_target(output, keep)
     for target in filter(None, (save_plan, json_file)):
@@ -263,6 +293,7 @@ def rewrite(
         fold_bn=fold_bn,
         freeze_weights=freeze_weights,
         input_shapes=shapes,
+        data=sets.fitted if sets is not None else None,
         scratch=output.parent if output is not None else None,
         jobs=jobs,
         track=_tracked,
@@ -271,14 +302,45 @@ def rewrite(
     summary.print(result_view(result))
     if output is None or dry_run:
         outcome = Check(status="not checked", reason="--dry-run")
-        _write_documents(result, outcome, keep, save_plan, json_file)
+        _write_documents(result, outcome, None, keep, save_plan, json_file)
         summary.print("\ndry run: no model was written")
         return
     with staged(result.rewritten, output, keep) as candidate:
         outcome = check(standard, candidate)
-        _write_documents(result, outcome, keep, save_plan, json_file)
-    summary.print(check_view(outcome), soft_wrap=True)
+        quality = sets.measure(model, candidate) if sets is not None else None
+        _write_documents(result, outcome, quality, keep, save_plan, json_file)
+    summary.print(check_view(outcome, quality), soft_wrap=True)
     summary.print(f"\nwrote {output}", soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _SampleSets:
+    """The samples to fit to, those held out, and the classes of these."""
+
+    fitted: Samples
+    held_out: Samples
+    labels: Labels | None
+
+    def measure(self, original: Path, rewritten: Path) -> Quality:
+        return measure_quality(
+            original, rewritten, self.held_out, fitted=len(self.fitted), labels=self.labels
+        )
+
+
+def _sample_sets(
+    data: Path | None,
+    count: int | None,
+    labels: str | None,
+    preprocessing: Preprocessing | None,
+    model: ModelProto,
+) -> _SampleSets | None:
+    drawn = open_data(data, model, preprocessing, None)
+    if drawn is None:
+        if count is not None or labels is not None:
+            raise UsageError("--samples and --labels speak of samples: name them with --data")
+        return None
+    fitted, held_out = hold_out(drawn, DEFAULT_FITTED if count is None else count)
+    return _SampleSets(fitted, held_out, read_labels(labels, held_out) if labels is not None else None)
 
 
 def _require_distinct(*targets: Path | None) -> None:
@@ -300,12 +362,18 @@ def _baseline(model: Path, shapes: InputShapes, not_wanted: str | None) -> Basel
 
 
 def _write_documents(
-    result: Result, outcome: Check, keep: set[Path], save_plan: Path | None, json_file: Path | None
+    result: Result,
+    outcome: Check,
+    quality: Quality | None,
+    keep: set[Path],
+    save_plan: Path | None,
+    json_file: Path | None,
 ) -> None:
     if save_plan is not None:
         write_text(save_plan, result.plan.to_json(), keep)
     if json_file is not None:
-        write_text(json_file, _json(result.to_dict() | {"check": outcome.to_dict()}), keep)
+        measured = {"check": outcome.to_dict(), "quality": quality.to_dict() if quality else None}
+        write_text(json_file, _json(result.to_dict() | measured), keep)
 
 
 def _json(document: Any) -> str:

@@ -43,7 +43,22 @@ class Fidelity:
 
     def to_dict(self) -> dict[str, Any]:
         """The entry of this output in a JSON report."""
-        return {field: getattr(self, field) for field in self.__slots__}
+        snr = self.snr_db
+        # JSON has no infinity.
+        finite = None if snr is None or math.isinf(snr) else snr
+        return {field: getattr(self, field) for field in self.__slots__} | {"snr_db": finite}
+
+    @property
+    def snr_db(self) -> float | None:
+        """Signal-to-noise ratio 20 log₁₀(‖a‖ / ‖a − b‖) in dB; infinite for equal outputs."""
+        if self.relative_l2 is None:
+            return None
+        return -20 * math.log10(self.relative_l2) if self.relative_l2 > 0 else math.inf
+
+
+def class_axis(output: Array) -> int:
+    """The axis of an output that holds a score per class: 1 of 4-D and larger ones, else the last."""
+    return 1 if output.ndim >= 4 else output.ndim - 1
 
 
 class Tally:
@@ -76,7 +91,7 @@ class Tally:
             return
         self._squares += ((x - y) ** 2).sum(), (x**2).sum(), (y**2).sum(), (x * y).sum()
         self._max_abs = max(self._max_abs or 0.0, float(np.abs(x - y).max(initial=0.0)))
-        axis = 1 if a.ndim >= 4 else a.ndim - 1
+        axis = class_axis(a)
         if a.ndim >= 2 and a.shape[axis] > 1:
             equal = wide_a.argmax(axis) == wide_b.argmax(axis)
             self._agreeing += int(equal.sum())

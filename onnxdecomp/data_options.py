@@ -24,6 +24,17 @@ Data = Annotated[
 SampleCount = Annotated[
     int | None, typer.Option("--samples", metavar="N", help="Draw N of the samples (seeded).")
 ]
+Fitted = Annotated[
+    int | None, typer.Option("--samples", metavar="N", help="Fit to N samples (seeded draw); default: 256.")
+]
+LabelSource = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="F",
+        help="Classes of the samples: a CSV of file,class, F.npy, F.npz:KEY, or an array of the --data file.",
+    ),
+]
 Preset = Annotated[
     str | None, typer.Option("--preset", help=f"Preprocessing of images and bytes: {', '.join(PRESETS)}.")
 ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -86,6 +87,10 @@ class Fit:
     original_spread: Spread | None = None
     plain_spread: Spread | None = None
     spread: Spread | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The "fit" of a site in the JSON report."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

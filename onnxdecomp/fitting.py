@@ -105,9 +105,10 @@ def best_factors(
     chosen, because = plain, PLAIN_IS_BETTER if placed is not None else CP_HAS_NO_FIT
     plain_outputs = _Outputs.of(wholes, products, [None] * target.groups, target.bias)
     if ridge is not None and placed is not None:
-        parts = _solve(
-            [Problem.of(m, centred=target.centred) for m in wholes], target, placed, ridge, _ROUNDS
-        )
+        # The weight of the ridge against one sample: all samples together bear less of it than the folds did.
+        ridge *= 1 - 1 / len(target.moments)
+        problems = [Problem.of(m, centred=target.centred) for m in wholes]
+        parts = _solve(problems, target, placed, ridge, _ROUNDS)
         exact = chain_of(plain.choice, parts, target.weight.shape)
         stored = exact.cast(dtype)
         if all(np.isfinite(link.weight).all() for link in stored.links):

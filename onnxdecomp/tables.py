@@ -14,6 +14,7 @@ from onnxdecomp.choose import Policy, chain_params, fitting_methods, macs_ratio
 from onnxdecomp.compare import Fidelity
 from onnxdecomp.errors import printable
 from onnxdecomp.plan import Choice
+from onnxdecomp.quality import Quality
 from onnxdecomp.report import Result, SiteReport, Totals
 from onnxdecomp.sites import Site
 from onnxdecomp.survey_spectra import PARTS, RULES, SiteSpectra
@@ -119,19 +120,60 @@ def result_view(result: Result) -> RenderableType:
         f"\n{chosen} of {len(result.sites)} Convs rewritten\n",
     ]
     parts += [_sites_table(result.sites)] if chosen else []
+    parts += [fit_view(result.sites)] if any(report.fit for report in result.sites) else []
     parts += ["", _kept_table(result.sites)] if chosen < len(result.sites) else []
     return Group(*parts, *(f"note: {escape(note)}" for note in result.notes))
 
 
-def check_view(outcome: Check) -> RenderableType:
+def fit_view(reports: Sequence[SiteReport]) -> RenderableType:
+    """What fitting came to: errors and spreads of each site's output, plain and fitted."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("output error of", overflow="fold", ratio=3)
+    for name in ("plain", "fitted", "held out", "ridge", "std plain", "std fitted"):
+        table.add_column(name, justify="right")
+    for report in reports:
+        fit = report.fit
+        if fit is None or fit.held_out is None:
+            continue
+        spreads = (fit.original_spread, fit.plain_spread, fit.spread)
+        original, *others = (spread.std if spread else 0.0 for spread in spreads)
+        table.add_row(
+            escape(report.site.name),
+            *(_UNKNOWN if v is None else f"{v:.3f}" for v in (fit.plain, fit.fitted, fit.held_out)),
+            "–" if fit.ridge is None else f"{fit.ridge:.1g}",
+            *(f"{std / original:.2f}×" if original else "–" for std in others),
+        )
+    because: dict[str, list[str]] = {}
+    for report in reports:
+        if report.fit is not None and report.fit.plain_because is not None:
+            because.setdefault(report.fit.plain_because, []).append(report.site.name)
+    lines = [f"\n{len(names)} sites keep plain factors: {escape(why)}" for why, names in because.items()]
+    return Group("", table, *lines)
+
+
+def quality_view(quality: Quality) -> RenderableType:
+    """How far the outputs are apart on held-out samples, and the accuracy where there are labels."""
+    parts: list[RenderableType] = [
+        f"\nfitted to {quality.fitted} samples; on {quality.held_out} others the outputs differ by\n",
+        fidelity_table(quality.outputs),
+    ]
+    if quality.accuracy is not None:
+        before, after = quality.accuracy
+        parts.append(f"\ntop-1 accuracy on these: {before:.1%} → {after:.1%}")
+    return Group(*parts)
+
+
+def check_view(outcome: Check, quality: Quality | None = None) -> RenderableType:
     """The check's verdict and how far the outputs are apart."""
     if outcome.status != "passed":
         return f"\nnot checked: {escape(outcome.reason or '')}"
+    if quality is not None:
+        return Group(f"\ncheck passed: both models run in {outcome.engine}", quality_view(quality))
     return Group(
         f"\ncheck passed: both models run in {outcome.engine}; on random inputs their outputs differ by\n",
         fidelity_table(outcome.outputs),
-        "\nAccuracy is not verified: random inputs say nothing of it. Compare on samples of your own with\n"
-        "`onnxdecomp compare IN OUT --data samples.npz`.",
+        "\nAccuracy is not verified: random inputs say nothing of it. Give samples of your own with --data\n"
+        "(a folder of images, an .npz file, …): the factors are fitted to them, and accuracy is measured.",
     )
 
 
@@ -139,13 +181,13 @@ def fidelity_table(outputs: Sequence[Fidelity]) -> Table:
     """One row for each output."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("output", overflow="fold")
-    for name in ("relative L2", "max abs", "cosine", "top-1 agreement"):
+    for name in ("relative L2", "SNR dB", "max abs", "cosine", "top-1 agreement"):
         table.add_column(name, justify="right")
     broken = any(each.new_nonfinite for each in outputs)
     if broken:
         table.add_column("new NaN or Inf", justify="right")
     for each in outputs:
-        values = (each.relative_l2, each.max_abs, each.cosine)
+        values = (each.relative_l2, each.snr_db, each.max_abs, each.cosine)
         agreement = "–" if each.top1_agreement is None else f"{each.top1_agreement:.1%}"
         numbers = ("–" if v is None else f"{v:.3g}" for v in values)
         table.add_row(escape(each.name), *numbers, agreement, *([str(each.new_nonfinite)] if broken else []))
