@@ -39,9 +39,7 @@ class Quality:
 
     def to_dict(self) -> dict[str, Any]:
         """The "quality" of the JSON report."""
-        accuracy = (
-            None if self.accuracy is None else dict(zip(("before", "after"), self.accuracy, strict=True))
-        )
+        before, after = self.accuracy or (None, None)
         return {
             "fitted_samples": self.fitted,
             "held_out_samples": self.held_out,
