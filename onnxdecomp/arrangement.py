@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxdecomp.factors import Chain, pointwise, spatial, tucker
 from onnxdecomp.factors.chain import Floats
-from onnxdecomp.leastsquares import LowRank, Problem
+from onnxdecomp.leastsquares import LowRank
 from onnxdecomp.plan import Choice
 
 
@@ -29,11 +29,9 @@ class Arrangement:
     taps: int
     ranks: tuple[int | None, int | None]
 
-    def arranged(self, problem: Problem) -> Problem:
-        """The problem with its patches in this order."""
-        if self.order is None:
-            return problem
-        return Problem(problem.s[np.ix_(self.order, self.order)], problem.t[:, self.order], problem.yy)
+    def arranged(self, weight: Floats) -> Floats:
+        """A weight (D, P) with its patches in this order."""
+        return weight if self.order is None else weight[:, self.order]
 
     def restored(self, weight: Floats) -> Floats:
         """A weight (D, P) in this order, back in that of the patches."""

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError
@@ -13,7 +14,7 @@ from scipy.linalg import LinAlgError
 from onnxdecomp.arrangement import Arrangement, arrangement, chain_of
 from onnxdecomp.factoring import Factored, Fit, Spread, find_errors
 from onnxdecomp.factors.chain import Floats
-from onnxdecomp.leastsquares import LowRank, Problem, fit
+from onnxdecomp.leastsquares import LowRank, Problem, fit, start
 from onnxdecomp.moments import Moments, total
 
 # Shares of the mean variance of a patch that the ridge may be.
@@ -107,8 +108,8 @@ def best_factors(
     if ridge is not None and placed is not None:
         # The weight of the ridge against one sample: all samples together bear less of it than the folds did.
         ridge *= 1 - 1 / len(target.moments)
-        problems = [Problem.of(m, centred=target.centred) for m in wholes]
-        parts = _solve(problems, target, placed, ridge, _ROUNDS)
+        problems, starts = _prepared(wholes, target, placed, np.float64)
+        parts = _solve(problems, starts, target, placed, ridge, _ROUNDS)
         exact = chain_of(plain.choice, parts, target.weight.shape)
         stored = exact.cast(dtype)
         if all(np.isfinite(link.weight).all() for link in stored.links):
@@ -148,16 +149,14 @@ def _plain_losses(products: Sequence[_Product], target: Target) -> tuple[float, 
 def _best_ridge(target: Target, placed: Arrangement) -> tuple[float | None, float]:
     """The ridge with the least held-out loss, and that loss."""
     large = len(target.moments[0][0].x) > _LARGE_PATCH
-    rests = [target.rest(fold) for fold in range(len(target.moments))]
     dtype = np.float32 if large else np.float64
-    problems = [[Problem.of(m, centred=target.centred, dtype=dtype) for m in rest] for rest in rests]
-    del rests
+    prepared = [_prepared(target.rest(fold), target, placed, dtype) for fold in range(len(target.moments))]
 
     def held_out(index: int) -> float:
         lost = 0.0
         for fold, parts in enumerate(target.moments):
             try:
-                found = _solve(problems[fold], target, placed, RIDGES[index], _ROUNDS_ON_FOLDS)
+                found = _solve(*prepared[fold], target, placed, RIDGES[index], _ROUNDS_ON_FOLDS)
             except LinAlgError:
                 return math.inf  # too small a ridge for these samples
             products = [_Product(placed.restored(p.weight()), placed.restored(p.projected())) for p in found]
@@ -188,15 +187,34 @@ def _downhill(value: Callable[[int], float]) -> Iterator[tuple[int, float]]:
 
 
 def _solve(
-    problems: Sequence[Problem], target: Target, placed: Arrangement, ridge: float, rounds: int
+    problems: Sequence[Problem],
+    starts: Sequence[Floats | None],
+    target: Target,
+    placed: Arrangement,
+    ridge: float,
+    rounds: int,
 ) -> list[LowRank]:
-    """The low-rank weight of each group."""
-    found = []
-    for problem, weight in zip(problems, target.flat(target.weight), strict=True):
-        arranged = placed.arranged(problem.ridged(weight, ridge))
-        guess = weight if placed.order is None else weight[:, placed.order]
-        found.append(fit(arranged, placed.taps, placed.ranks, rounds, guess))
-    return found
+    """The low-rank weight of each group, for arranged problems."""
+    weights = placed_weights(target, placed)
+    return [
+        fit(problem.ridged(weight, ridge), placed.taps, inner, placed.ranks[1], rounds)
+        for problem, inner, weight in zip(problems, starts, weights, strict=True)
+    ]
+
+
+def placed_weights(target: Target, placed: Arrangement) -> list[Floats]:
+    """The original weight (D, P) of each group, its patches arranged."""
+    return [placed.arranged(weight) for weight in target.flat(target.weight)]
+
+
+def _prepared(
+    moments: Sequence[Moments], target: Target, placed: Arrangement, dtype: type[np.floating[Any]]
+) -> tuple[list[Problem], list[Floats | None]]:
+    """The problem of each group with its patches arranged, and where alternation starts."""
+    problems = [Problem.of(m, centred=target.centred, dtype=dtype).reordered(placed.order) for m in moments]
+    weights = placed_weights(target, placed)
+    starts = [start(p, placed.taps, w, placed.ranks) for p, w in zip(problems, weights, strict=True)]
+    return problems, starts
 
 
 def _shifts(moments: Sequence[Moments], products: Sequence[_Product], wanted: bool) -> list[Floats | None]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from onnxdecomp.factors.chain import Floats
@@ -28,6 +29,8 @@ _CG_TOLERANCE = 1e-4
 _TOLERANCE = 1e-4
 # Eigenvalues of the channel covariance below this share of the largest are raised to it.
 _FLOOR = 1e-8
+# Stands for the largest where there is no variance at all.
+_TINY = 1e-30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +58,12 @@ class Problem:
             t -= np.multiply.outer(mean_y, mean_x)
             yy -= float(mean_y @ mean_y)
         return cls(s.astype(dtype, copy=False), t.astype(dtype, copy=False), yy)
+
+    def reordered(self, order: NDArray[np.int64] | None) -> Problem:
+        """With the patches in that order; None leaves them."""
+        if order is None:
+            return self
+        return Problem(self.s[np.ix_(order, order)], self.t[:, order], self.yy)
 
     def ridged(self, weight: Floats, fraction: float) -> Problem:
         """With a ridge centred on `weight` (D, P): `fraction` of the mean variance of x."""
@@ -87,28 +96,26 @@ class LowRank:
 def fit(
     problem: Problem,
     taps: int,
-    ranks: tuple[int | None, int | None],
+    inner: Floats | None,
+    out_rank: int | None,
     rounds: int,
-    guess: Floats,
 ) -> LowRank:
     """The low-rank weight of least loss.
 
     Args:
         problem: S positive definite; P = taps · modes, taps first.
         taps: positions that share the input factor.
-        ranks: of the input and of the output factor, None for none.
+        inner: the input factor that alternation starts from, see `start`; None for none.
+        out_rank: of the output factor, None for none.
         rounds: of alternation at most.
-        guess: a weight (D, P) near the best, from which alternation starts.
     """
-    in_rank, out_rank = ranks
     modes = len(problem.s) // taps
-    if in_rank is None:
+    if inner is None:
         best = _regression(problem.s, problem.t)
         outer = _leading(best @ problem.t.T, out_rank)
         core = best if outer is None else outer.T @ best
         return LowRank(None, core.reshape(-1, taps, modes), outer)
     covariance = _mean_block(problem.s, taps)
-    inner = _start(guess.reshape(-1, taps, modes), covariance, in_rank, out_rank)
     found, explained = _outer_step(problem, taps, inner, out_rank)
     for _ in range(rounds):
         found, gain = _outer_step(problem, taps, _inner_step(problem, found, covariance), out_rank)
@@ -139,10 +146,22 @@ def _mean_block(s: Floats, taps: int) -> Floats:
     return np.asarray(np.einsum("lmln->mn", blocks) / taps, np.float64)
 
 
-def _start(guess: Floats, covariance: Floats, in_rank: int, out_rank: int | None) -> Floats:
-    """The input factor of the whitened weight: V = Σ^-½ Ṽ with Ṽ that of HOOI on W Σ^½, orthonormalised."""
+def start(problem: Problem, taps: int, weight: Floats, ranks: tuple[int | None, int | None]) -> Floats | None:
+    """The input factor of a whitened weight: V = Σ^-½ Ṽ with Ṽ that of HOOI on W Σ^½, orthonormalised.
+
+    Args:
+        problem: whose channel covariance whitens.
+        taps: positions that share the input factor.
+        weight: W (D, P), taps first.
+        ranks: of the input and of the output factor; there is no input factor where the first is None.
+    """
+    in_rank, out_rank = ranks
+    if in_rank is None:
+        return None
+    guess = weight.reshape(len(weight), taps, -1)
+    covariance = _mean_block(problem.s, taps)
     values, vectors = np.linalg.eigh(covariance)
-    roots = np.sqrt(np.maximum(values, _FLOOR * max(values[-1], np.finfo(float).tiny)))
+    roots = np.sqrt(np.maximum(values, _FLOOR * max(values[-1], _TINY)))
     whitened = np.tensordot(guess, vectors * roots @ vectors.T, axes=1).transpose(0, 2, 1)  # D, modes, taps
     whitened = whitened / (np.abs(whitened).max() or 1.0)
     if out_rank is None:
