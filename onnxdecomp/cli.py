@@ -60,6 +60,11 @@ from onnxdecomp.tables import check_view, fidelity_table, inspect_view, result_v
 T = TypeVar("T")
 
 DEFAULT_FITTED = 256
+UNVERIFIED = (
+    "
+accuracy is unverified: --data PATH (a folder of images, an .npz or the like) fits the factors to samples "
+    "and measures it"
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -310,6 +315,8 @@ def rewrite(
         quality = sets.measure(model, candidate) if sets is not None else None
         _write_documents(result, outcome, quality, keep, save_plan, json_file)
     summary.print(check_view(outcome, quality), soft_wrap=True)
+    if sets is None:
+        summary.print(UNVERIFIED, soft_wrap=True)
     summary.print(f"\nwrote {output}", soft_wrap=True)
 
 
@@ -372,7 +379,7 @@ def _write_documents(
     if save_plan is not None:
         write_text(save_plan, result.plan.to_json(), keep)
     if json_file is not None:
-        measured = {"check": outcome.to_dict(), "quality": quality.to_dict() if quality else None}
+        measured = {"check": outcome.to_dict()} | ({"quality": quality.to_dict()} if quality else {})
         write_text(json_file, _json(result.to_dict() | measured), keep)
 
 

@@ -50,8 +50,7 @@ class SiteReport:
             "macs": {"before": site.macs, "after": self.after[1]},
             "weight_error": self.errors.weight if self.errors else None,
             "cast_error": self.errors.cast if self.errors else None,
-            "fit": self.fit.to_dict() if self.fit else None,
-        }
+        } | ({"fit": self.fit.to_dict()} if self.fit else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,8 +172,6 @@ def check_view(outcome: Check, quality: Quality | None = None) -> RenderableType
     return Group(
         f"\ncheck passed: both models run in {outcome.engine}; on random inputs their outputs differ by\n",
         fidelity_table(outcome.outputs),
-        "\nAccuracy is not verified: random inputs say nothing of it. Give samples of your own with --data\n"
-        "(a folder of images, an .npz file, …): the factors are fitted to them, and accuracy is measured.",
     )
 
 
