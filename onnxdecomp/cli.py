@@ -61,8 +61,7 @@ T = TypeVar("T")
 
 DEFAULT_FITTED = 256
 UNVERIFIED = (
-    "
-accuracy is unverified: --data PATH (a folder of images, an .npz or the like) fits the factors to samples "
+    "\naccuracy is unverified: --data PATH (a folder of images, an .npz or the like) fits the factors to samples "
     "and measures it"
 )
 
