@@ -61,8 +61,8 @@ T = TypeVar("T")
 
 DEFAULT_FITTED = 256
 UNVERIFIED = (
-    "\naccuracy is unverified: --data PATH (a folder of images, an .npz or the like) fits the factors to samples "
-    "and measures it"
+    "\naccuracy is unverified: --data PATH (a folder of images, an .npz or the like) fits the factors "
+    "to samples and measures it"
 )
 
 app = typer.Typer(

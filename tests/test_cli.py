@@ -105,8 +105,8 @@ REWRITTEN = """\
 """
 ENGINE = f"ONNX Runtime {onnxruntime.__version__}"
 UNVERIFIED = (
-    "accuracy is unverified: --data PATH (a folder of images, an .npz or the like) fits the factors to samples "
-    "and measures it"
+    "accuracy is unverified: --data PATH (a folder of images, an .npz or the like) fits the factors "
+    "to samples and measures it"
 )
 CHECKED = f"""\
 check passed: both models run in {ENGINE}; on random inputs their outputs differ by
