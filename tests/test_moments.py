@@ -62,9 +62,7 @@ GEOMETRIES = {
 
 @pytest.mark.parametrize("case", GEOMETRIES)
 @pytest.mark.parametrize("block", [1, 1 << 27], ids=["a sample at a time", "at once"])
-def test_patches_are_those_of_the_definition(
-    case: str, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_patches_are_those_of_the_definition(case: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments, "_BLOCK", block)
     sizes, g = GEOMETRIES[case]
     x = nets.signal(3, 2, *sizes)
@@ -77,7 +75,9 @@ def test_patches_are_those_of_torch_unfold() -> None:
     x = nets.signal(2, 3, 10, 9)
     g = geometry((3, 2), strides=(2, 1), dilations=(1, 3), pads=((2, 2), (1, 1)))
     unfold = torch.nn.Unfold(g.kernel, dilation=g.dilations, padding=(2, 1), stride=g.strides)
-    expected = unfold(torch.from_numpy(x)).numpy().reshape(2, 3, 6, -1).transpose(0, 3, 2, 1).reshape(-1, 6, 3)
+    expected = (
+        unfold(torch.from_numpy(x)).numpy().reshape(2, 3, 6, -1).transpose(0, 3, 2, 1).reshape(-1, 6, 3)
+    )
     assert np.array_equal(np.concatenate(list(patches(x, g))), expected)
 
 
@@ -129,9 +129,7 @@ def test_a_convolution_is_linear_in_its_patches(case: str, groups: int) -> None:
     text = ", ".join(filter(None, [attributes, f"group={groups}"]))
     w, b = nets.weight(outputs, inputs // groups, *kernel), nets.signal(outputs, seed=5)
     proto = nets.model(f"m (float[{names}] x) => (float y) {{ y = Conv <{text}> (x, w, b) }}", w=w, b=b)
-    proto.graph.output[0].CopyFrom(
-        helper.make_tensor_value_info("y", 1, [None] * (2 + len(sizes)))
-    )
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, [None] * (2 + len(sizes))))
     x = nets.signal(3, inputs, *sizes)
     expected = nets.run(proto, x=x)["y"]
     found = np.concatenate(list(patches(x, _geometry(proto.graph.node[0], kernel, x.shape[2:]))))
@@ -186,7 +184,9 @@ def test_moments_add_up() -> None:
     whole, summed = gathered(x, y, []), total(parts)
     for name in Moments.__slots__:
         assert np.allclose(getattr(whole, name), getattr(summed, name), rtol=1e-5)
-    assert all(np.array_equal(a, part.xx) for a, part in zip(before, parts, strict=True)), "parts were changed"
+    assert all(np.array_equal(a, part.xx) for a, part in zip(before, parts, strict=True)), (
+        "parts were changed"
+    )
     assert summed.means().count == 900
     assert np.array_equal(summed.means().x, summed.x) and np.array_equal(summed.means().y, summed.y)
 
