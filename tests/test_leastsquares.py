@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import tensorly
@@ -176,7 +178,7 @@ def test_rounds_never_make_it_worse(ranks: tuple[int | None, int | None]) -> Non
     for seed in range(5):
         p, w = problem(8, 9, 6, seed=seed)
         losses = [loss(p, fit(p, 9, ranks, rounds, w).weight()) for rounds in (0, 1, 3, 10)]
-        assert all(later <= 1.0002 * earlier for earlier, later in zip(losses, losses[1:], strict=False))
+        assert all(later <= 1.0002 * earlier for earlier, later in pairwise(losses))
         assert losses[-1] < losses[0]
 
 
@@ -266,7 +268,7 @@ def test_the_chain_has_less_loss_than_the_plain_one(name: str) -> None:
 
 
 def test_the_spatial_chain_is_where_descents_end() -> None:
-    """Its first convolution mixes k₀ · C values, its second D · k₁: written out here without `arrangement`."""
+    """Its first convolution mixes k₀ · C values, its second D · k₁: without `arrangement`."""
     p, flat = problem(8, 6, 6, seed=2)
     w = np.moveaxis(flat.reshape(8, 3, 2, 6), -1, 1)
     found = loss(p, flattened(solved("spatial", p, w)))
