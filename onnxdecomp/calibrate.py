@@ -249,15 +249,21 @@ def deal(samples: Samples) -> list[Samples]:
     """
     if len(samples) < 2:
         raise UsageError("--data: fitting needs at least 2 samples, 64 or more do well")
-    unit = 1
+    unit = samples.batch or 1
+    if len(samples) < 2 * unit:
+        raise UsageError(
+            f"--data: the model takes {unit} samples at a time, and fitting needs two such batches"
+        )
     digests = []
-    for i, feeds in enumerate(samples.batches(unit)):
+    for i, feeds in enumerate(dataclasses.replace(samples, batch=None).batches(1)):
         digest = hashlib.blake2b(digest_size=16)
         for name in sorted(feeds):
             digest.update(np.ascontiguousarray(feeds[name]).tobytes())
         digests.append((digest.digest(), i))
     order = [i for _, i in sorted(digests)]
-    return [samples.subset(order[fold::_FOLDS]) for fold in range(min(_FOLDS, len(order)))]
+    units = [order[start : start + unit] for start in range(0, len(order), unit)]
+    folds = (list(chain.from_iterable(units[fold::_FOLDS])) for fold in range(min(_FOLDS, len(units))))
+    return [samples.subset(fold) for fold in folds]
 
 
 def blocks(
