@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -78,18 +79,21 @@ class Calibration:
         folds = deal(samples)
         self._model, self._freeze = model, freeze
         self._folds = [fold for fold, part in enumerate(folds) for _ in part.batches(_BATCH)]
-        self._before, self._after = (
-            Walk(model.proto, model.folder, chain.from_iterable(p.batches(_BATCH) for p in folds), scratch)
-            for _ in range(2)
-        )
+        with ExitStack() as stack:
+            self._before, self._after = (
+                stack.enter_context(
+                    Walk(model.proto, model.folder, chain.from_iterable(p.batches(_BATCH) for p in folds), scratch)
+                )
+                for _ in range(2)
+            )
+            self._walks = stack.pop_all()
         self._count = 0
 
     def __enter__(self) -> Calibration:
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._before.__exit__(*details)
-        self._after.__exit__(*details)
+        self._walks.close()
 
     def fit_all(self, jobs: Sequence[Job]) -> Iterator[Factored | str]:
         """The factors of every job, in order, which must be that of the graph; or why there are none."""
