@@ -182,7 +182,8 @@ class Calibration:
             self._before.forget(head.output)
         if not all(part.finite() for parts in moments for part in parts):
             return "its input or output has NaN or Inf on these samples"
-        return Target(moments=moments, weight=weight, centred=lead.centred, bias=lead.bias)
+        added = lead.bias * (lead.beta / lead.alpha)
+        return Target(moments=moments, weight=weight, centred=lead.centred, bias=added, alpha=lead.alpha)
 
     def _install(self, job: Job, outcome: Factored) -> None:
         """Go on with the chains in the place of a job's sites."""

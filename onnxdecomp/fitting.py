@@ -35,13 +35,15 @@ class Target:
         moments: by fold (two or more) and group; outputs with the bias taken off.
         weight: the original, shape (D, C / groups, *kernel).
         centred: whether there is a bias to take up the means.
-        bias: of the first site, shape (D,).
+        bias: what the first site adds to its product, shape (D,).
+        alpha: by which the first site multiplies their sum.
     """
 
     moments: Sequence[Sequence[Moments]]
     weight: Floats
     centred: bool
     bias: Floats
+    alpha: float = 1.0
 
     @property
     def groups(self) -> int:
@@ -123,9 +125,9 @@ def best_factors(
         fitted=math.sqrt(_loss_all(wholes, products, shifts)) / scale,
         held_out=math.sqrt(held_out) / scale,
         plain=math.sqrt(losses[0]) / scale,
-        original_spread=before.spread,
-        plain_spread=plain_outputs.spread,
-        spread=outputs.spread,
+        original_spread=before.spread(target.alpha),
+        plain_spread=plain_outputs.spread(target.alpha),
+        spread=outputs.spread(target.alpha),
     )
     shift = np.concatenate([s for s in shifts if s is not None]) if shifts[0] is not None else None
     return dataclasses.replace(chosen, fit=report), shift, math.sqrt(held_out) / scale
@@ -252,8 +254,8 @@ class _Outputs:
             count += m.count * len(added)
         return cls(count, first, max(second, 0.0))
 
-    @property
-    def spread(self) -> Spread:
-        """Mean and standard deviation."""
+    def spread(self, alpha: float) -> Spread:
+        """Mean and standard deviation of `alpha` times the outputs."""
         mean = self.total / self.count
-        return Spread(mean, math.sqrt(max(self.squares / self.count - mean**2, 0.0)))
+        deviation = math.sqrt(max(self.squares / self.count - mean**2, 0.0))
+        return Spread(alpha * mean, abs(alpha) * deviation)

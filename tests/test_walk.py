@@ -298,7 +298,7 @@ def test_the_scratch_folder_goes_when_something_fails(tmp_path: Path) -> None:
         "m (float[N,3] x) => (float[N,3] y) { a = Neg (x) y = Reshape (a, shape) }", shape=np.array([7])
     )
     with (
-        pytest.raises(RunError, match="^ONNX Runtime does not run the model on the samples: "),
+        pytest.raises(RunError, match=r"^ONNX Runtime does not run the model on the samples: "),
         walk(proto, [{"x": nets.signal(4, 3)}], tmp_path) as walked,
     ):
         list(walked.values("y"))
