@@ -102,8 +102,7 @@ def best_factors(
         ridge, held_out = None, min(losses)
     wholes = target.wholes()
     before = _Outputs.of(wholes, [None] * target.groups, [None] * target.groups, target.bias)
-    corrected = target.centred and losses[1] <= losses[0]
-    shifts = _shifts(wholes, products, corrected or (ridge is not None and target.centred))
+    shifts = _shifts(wholes, products, target.centred and losses[1] <= losses[0])
     chosen, because = plain, PLAIN_IS_BETTER if placed is not None else CP_HAS_NO_FIT
     plain_outputs = _Outputs.of(wholes, products, [None] * target.groups, target.bias)
     if ridge is not None and placed is not None:
@@ -117,6 +116,8 @@ def best_factors(
             chosen = dataclasses.replace(plain, chain=stored, errors=errors)
             products = [_Product(w, w) for w in target.flat(stored.reconstruct())]
             shifts = _shifts(wholes, products, target.centred)
+        else:
+            ridge, held_out, because = None, min(losses), f"its fitted factors exceed the range of {dtype}"
     outputs = _Outputs.of(wholes, products, shifts, target.bias)
     scale = math.sqrt(before.squares) or 1.0
     report = Fit(
