@@ -82,12 +82,18 @@ class Calibration:
         with ExitStack() as stack:
             self._before, self._after = (
                 stack.enter_context(
-                    Walk(model.proto, model.folder, chain.from_iterable(p.batches(_BATCH) for p in folds), scratch)
+                    Walk(
+                        model.proto,
+                        model.folder,
+                        chain.from_iterable(p.batches(_BATCH) for p in folds),
+                        scratch,
+                    )
                 )
                 for _ in range(2)
             )
             self._walks = stack.pop_all()
         self._count = 0
+        self._ahead: set[int] = set()
 
     def __enter__(self) -> Calibration:
         return self
@@ -97,7 +103,9 @@ class Calibration:
 
     def fit_all(self, jobs: Sequence[Job]) -> Iterator[Factored | str]:
         """The factors of every job, in order, which must be that of the graph; or why there are none."""
+        self._ahead = {id(anchor.node) for job in jobs for anchor in job.anchors}
         for job in jobs:
+            self._ahead -= {id(anchor.node) for anchor in job.anchors}
             outcome = self._fit(job)
             if isinstance(outcome, Factored):
                 self._install(job, outcome)
@@ -159,10 +167,10 @@ class Calibration:
         return Head(anchor=anchor, output=output, bias=bias, alpha=alpha, beta=beta, centred=centred)
 
     def _target(self, job: Job, weight: Floats, heads: Sequence[Head]) -> Target | str:
-        """The moments of a job's patches and outputs, over sites that depend on none of its others."""
-        own = {id(head.anchor.node) for head in heads}
+        """The moments of a job's patches and outputs, over sites that follow from no site still to do."""
+        undone = self._ahead | {id(head.anchor.node) for head in heads}
         lead = heads[0]
-        apart = [h for h in heads if h is lead or not own & self._after.leads_to(h.anchor.node.input[0])]
+        apart = [h for h in heads if h is lead or not undone & self._after.leads_to(h.anchor.node.input[0])]
         groups = job.groups
         taps = math.prod(weight.shape[2:])
         inputs, outputs = weight.shape[1] * taps, weight.shape[0] // groups
