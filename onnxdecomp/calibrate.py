@@ -153,7 +153,7 @@ class Calibration:
             if not isinstance(constant, Constant):
                 return "its bias is no constant"
             values = constant.values(self._model.folder).astype(np.float64)
-            if values.size not in (1, outputs) or values.shape[-1:] not in ((), (1,), (outputs,)):
+            if values.size != 1 and (values.size != outputs or values.shape[-1] != outputs):
                 return "its bias has a row for each sample"
             bias = np.broadcast_to(values.reshape(-1), (outputs,)).copy()
         output = (anchor.batchnorm.node if anchor.batchnorm is not None else anchor.node).output[0]
