@@ -184,12 +184,15 @@ class Calibration:
             pairs = zip(self._after.values(node.input[0]), self._before.values(head.output), strict=True)
             for fold, (x, y) in zip(self._folds, pairs, strict=True):
                 parts = moments[fold % count]
-                for i, block in enumerate(blocks(head, weight, x, y, groups)):
-                    parts[i % groups] = parts[i % groups].add(*block)
+                with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused below
+                    for i, block in enumerate(blocks(head, weight, x, y, groups)):
+                        parts[i % groups] = parts[i % groups].add(*block)
         for head in heads:
             self._before.forget(head.output)
         if not all(part.finite() for parts in moments for part in parts):
             return "its input or output has NaN or Inf on these samples"
+        if not all(parts[0].count for parts in moments):
+            return "too few of these samples reach it"
         added = lead.bias * (lead.beta / lead.alpha)
         return Target(moments=moments, weight=weight, centred=lead.centred, bias=added, alpha=lead.alpha)
 
