@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ import numpy as np
 import onnx
 import pytest
 from conftest import save_external
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto
 
-from onnxdecomp import Choice, Plan, Policy, Ranks, UsageError, open_samples, rewrite
-from onnxdecomp.calibrate import deal
+from onnxdecomp import Choice, Plan, Ranks, UsageError, open_samples, rewrite
 from onnxdecomp.factoring import Fit
 from onnxdecomp.report import Result
 
@@ -27,9 +26,7 @@ def structured(count: int, channels: int, *sizes: int, seed: int, dtype: Any = n
     rng = np.random.default_rng(seed)
     sources = rng.standard_normal((count, 5, *(size + 2 for size in sizes)))
     for axis in range(2, 2 + len(sizes)):
-        first, *rest = (
-            sources.take(range(i, sources.shape[axis] - 2 + i), axis=axis) for i in range(3)
-        )
+        first, *rest = (sources.take(range(i, sources.shape[axis] - 2 + i), axis=axis) for i in range(3))
         sources = sum(rest, first)
     mixing = np.random.default_rng(99).standard_normal((channels, 5)) * np.logspace(0, -1, 5)
     mixed = np.moveaxis(np.tensordot(mixing, sources, (1, 1)), 0, 1)
@@ -37,7 +34,9 @@ def structured(count: int, channels: int, *sizes: int, seed: int, dtype: Any = n
     return np.maximum(mixed + 0.2, 0).astype(dtype)
 
 
-def result(proto: ModelProto | Path, feeds: Iterable[Feed] | None, plan: Plan | str, **options: Any) -> Result:
+def result(
+    proto: ModelProto | Path, feeds: Iterable[Feed] | None, plan: Plan | str, **options: Any
+) -> Result:
     loaded = onnx.load(proto, load_external_data=False) if isinstance(proto, Path) else proto
     data = None if feeds is None else open_samples(list(feeds), loaded)
     if isinstance(plan, str):
@@ -88,7 +87,9 @@ class Case:
         return {"x": structured(count, *self.input, seed=seed)}
 
 
-def conv(attributes: str, weight: tuple[int, ...], sizes: str, out: str, method: str, *ranks: int | None) -> Case:
+def conv(
+    attributes: str, weight: tuple[int, ...], sizes: str, out: str, method: str, *ranks: int | None
+) -> Case:
     groups = int(attributes.split("group=")[1][0]) if "group" in attributes else 1
     text = (
         f"m (float[N,{weight[1] * groups},{sizes}] x) => (float[N,{weight[0]},{out}] y)"
@@ -299,7 +300,7 @@ def test_few_samples_never_harm(name: str, count: int) -> None:
 
 
 def test_noise_keeps_plain_factors() -> None:
-    """White patches and a full choice: nothing to win for the weight, and the plain chain stays, to the bit."""
+    """Where it is not fitted, the plain chain stays, to the bit."""
     case = CASES["gemm, no C"]
     x = nets.signal(3, 24)
     fitted, plain = result(case.model, [{"x": x}], case.plan), result(case.model, None, case.plan)
@@ -341,7 +342,7 @@ def test_dead_channels(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["tucker2", "svd", "tucker1 in"])
 def test_inputs_far_from_zero(name: str) -> None:
-    """The variance is what counts, however large the mean; without padding, which has a variance of its own."""
+    """The variance is what counts, however large the mean (no padding here)."""
     case = CASES[name]
     text = case.text.replace(PAD, "pads=[0,0,0,0]").replace("16,7,7]", "16,P,P]")
     case = replace(case, text=text)
