@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -78,22 +79,33 @@ class Calibration:
         folds = deal(samples)
         self._model, self._freeze = model, freeze
         self._folds = [fold for fold, part in enumerate(folds) for _ in part.batches(_BATCH)]
-        self._before, self._after = (
-            Walk(model.proto, model.folder, chain.from_iterable(p.batches(_BATCH) for p in folds), scratch)
-            for _ in range(2)
-        )
+        with ExitStack() as stack:
+            self._before, self._after = (
+                stack.enter_context(
+                    Walk(
+                        model.proto,
+                        model.folder,
+                        chain.from_iterable(p.batches(_BATCH) for p in folds),
+                        scratch,
+                    )
+                )
+                for _ in range(2)
+            )
+            self._walks = stack.pop_all()
         self._count = 0
+        self._ahead: set[int] = set()
 
     def __enter__(self) -> Calibration:
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._before.__exit__(*details)
-        self._after.__exit__(*details)
+        self._walks.close()
 
     def fit_all(self, jobs: Sequence[Job]) -> Iterator[Factored | str]:
         """The factors of every job, in order, which must be that of the graph; or why there are none."""
+        self._ahead = {id(anchor.node) for job in jobs for anchor in job.anchors}
         for job in jobs:
+            self._ahead -= {id(anchor.node) for anchor in job.anchors}
             outcome = self._fit(job)
             if isinstance(outcome, Factored):
                 self._install(job, outcome)
@@ -141,7 +153,7 @@ class Calibration:
             if not isinstance(constant, Constant):
                 return "its bias is no constant"
             values = constant.values(self._model.folder).astype(np.float64)
-            if values.size not in (1, outputs) or values.shape[-1:] not in ((), (1,), (outputs,)):
+            if values.size != 1 and (values.size != outputs or values.shape[-1] != outputs):
                 return "its bias has a row for each sample"
             bias = np.broadcast_to(values.reshape(-1), (outputs,)).copy()
         output = (anchor.batchnorm.node if anchor.batchnorm is not None else anchor.node).output[0]
@@ -155,10 +167,10 @@ class Calibration:
         return Head(anchor=anchor, output=output, bias=bias, alpha=alpha, beta=beta, centred=centred)
 
     def _target(self, job: Job, weight: Floats, heads: Sequence[Head]) -> Target | str:
-        """The moments of a job's patches and outputs, over sites that depend on none of its others."""
-        own = {id(head.anchor.node) for head in heads}
+        """The moments of a job's patches and outputs, over sites that follow from no site still to do."""
+        undone = self._ahead | {id(head.anchor.node) for head in heads}
         lead = heads[0]
-        apart = [h for h in heads if h is lead or not own & self._after.leads_to(h.anchor.node.input[0])]
+        apart = [h for h in heads if h is lead or not undone & self._after.leads_to(h.anchor.node.input[0])]
         groups = job.groups
         taps = math.prod(weight.shape[2:])
         inputs, outputs = weight.shape[1] * taps, weight.shape[0] // groups
@@ -172,13 +184,17 @@ class Calibration:
             pairs = zip(self._after.values(node.input[0]), self._before.values(head.output), strict=True)
             for fold, (x, y) in zip(self._folds, pairs, strict=True):
                 parts = moments[fold % count]
-                for i, block in enumerate(blocks(head, weight, x, y, groups)):
-                    parts[i % groups] = parts[i % groups].add(*block)
+                with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused below
+                    for i, block in enumerate(blocks(head, weight, x, y, groups)):
+                        parts[i % groups] = parts[i % groups].add(*block)
         for head in heads:
             self._before.forget(head.output)
         if not all(part.finite() for parts in moments for part in parts):
             return "its input or output has NaN or Inf on these samples"
-        return Target(moments=moments, weight=weight, centred=lead.centred, bias=lead.bias)
+        if not all(parts[0].count for parts in moments):
+            return "too few of these samples reach it"
+        added = lead.bias * (lead.beta / lead.alpha)
+        return Target(moments=moments, weight=weight, centred=lead.centred, bias=added, alpha=lead.alpha)
 
     def _install(self, job: Job, outcome: Factored) -> None:
         """Go on with the chains in the place of a job's sites."""
@@ -249,15 +265,21 @@ def deal(samples: Samples) -> list[Samples]:
     """
     if len(samples) < 2:
         raise UsageError("--data: fitting needs at least 2 samples, 64 or more do well")
-    unit = 1
+    unit = samples.batch or 1
+    if len(samples) < 2 * unit:
+        raise UsageError(
+            f"--data: the model takes {unit} samples at a time, and fitting needs two such batches"
+        )
     digests = []
-    for i, feeds in enumerate(samples.batches(unit)):
+    for i, feeds in enumerate(dataclasses.replace(samples, batch=None).batches(1)):
         digest = hashlib.blake2b(digest_size=16)
         for name in sorted(feeds):
             digest.update(np.ascontiguousarray(feeds[name]).tobytes())
         digests.append((digest.digest(), i))
     order = [i for _, i in sorted(digests)]
-    return [samples.subset(order[fold::_FOLDS]) for fold in range(min(_FOLDS, len(order)))]
+    units = [order[start : start + unit] for start in range(0, len(order), unit)]
+    folds = (list(chain.from_iterable(units[fold::_FOLDS])) for fold in range(min(_FOLDS, len(units))))
+    return [samples.subset(fold) for fold in folds]
 
 
 def blocks(

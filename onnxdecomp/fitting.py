@@ -36,13 +36,15 @@ class Target:
         moments: by fold (two or more) and group; outputs with the bias taken off.
         weight: the original, shape (D, C / groups, *kernel).
         centred: whether there is a bias to take up the means.
-        bias: of the first site, shape (D,).
+        bias: what the first site adds to its product, shape (D,).
+        alpha: by which the first site multiplies their sum.
     """
 
     moments: Sequence[Sequence[Moments]]
     weight: Floats
     centred: bool
     bias: Floats
+    alpha: float = 1.0
 
     @property
     def groups(self) -> int:
@@ -101,8 +103,7 @@ def best_factors(
         ridge, held_out = None, min(losses)
     wholes = target.wholes()
     before = _Outputs.of(wholes, [None] * target.groups, [None] * target.groups, target.bias)
-    corrected = target.centred and losses[1] <= losses[0]
-    shifts = _shifts(wholes, products, corrected or (ridge is not None and target.centred))
+    shifts = _shifts(wholes, products, target.centred and losses[1] <= losses[0])
     chosen, because = plain, PLAIN_IS_BETTER if placed is not None else CP_HAS_NO_FIT
     plain_outputs = _Outputs.of(wholes, products, [None] * target.groups, target.bias)
     if ridge is not None and placed is not None:
@@ -117,6 +118,8 @@ def best_factors(
             chosen = dataclasses.replace(plain, chain=stored, errors=errors)
             products = [_Product(w, w) for w in target.flat(stored.reconstruct())]
             shifts = _shifts(wholes, products, target.centred)
+        else:
+            ridge, held_out, because = None, min(losses), f"its fitted factors exceed the range of {dtype}"
     outputs = _Outputs.of(wholes, products, shifts, target.bias)
     scale = math.sqrt(before.squares) or 1.0
     report = Fit(
@@ -125,9 +128,9 @@ def best_factors(
         fitted=math.sqrt(_loss_all(wholes, products, shifts)) / scale,
         held_out=math.sqrt(held_out) / scale,
         plain=math.sqrt(losses[0]) / scale,
-        original_spread=before.spread,
-        plain_spread=plain_outputs.spread,
-        spread=outputs.spread,
+        original_spread=before.spread(target.alpha),
+        plain_spread=plain_outputs.spread(target.alpha),
+        spread=outputs.spread(target.alpha),
     )
     shift = np.concatenate([s for s in shifts if s is not None]) if shifts[0] is not None else None
     return dataclasses.replace(chosen, fit=report), shift, math.sqrt(held_out) / scale
@@ -271,8 +274,8 @@ class _Outputs:
             count += m.count * len(added)
         return cls(count, first, max(second, 0.0))
 
-    @property
-    def spread(self) -> Spread:
-        """Mean and standard deviation."""
+    def spread(self, alpha: float) -> Spread:
+        """Mean and standard deviation of `alpha` times the outputs."""
         mean = self.total / self.count
-        return Spread(mean, math.sqrt(max(self.squares / self.count - mean**2, 0.0)))
+        deviation = math.sqrt(max(self.squares / self.count - mean**2, 0.0))
+        return Spread(alpha * mean, abs(alpha) * deviation)

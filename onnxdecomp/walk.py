@@ -88,10 +88,14 @@ class Walk:
         self._nodes: list[NodeProto] = list(model.graph.node)
         self._tape = Tape(beside)
         self.runs = 0
-        for each in feeds:
-            for name, value in each.items():
-                self._tape.append(name, np.asarray(value))
-            self.runs += 1
+        try:
+            for each in feeds:
+                for name, value in each.items():
+                    self._tape.append(name, np.asarray(value))
+                self.runs += 1
+        except BaseException:
+            self._tape.__exit__()
+            raise
         self._index()
         self._done: set[int] = set()
 
