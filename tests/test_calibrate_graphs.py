@@ -289,6 +289,21 @@ def test_a_bias_that_callers_may_override(freeze: bool) -> None:
     assert only_fit(fitted).plain_because == (None if freeze else "its bias is no constant")
 
 
+def test_a_site_on_a_constant() -> None:
+    text = """m (float[N,12,5,5] x) => (float[N,12,5,5] y) {
+      [one] a = Conv (k, w, b)
+      j = Relu (k)
+      [two] c = Conv (j, v)
+      s = Add (a, c)
+      y = Add (s, x)
+    }"""
+    arrays = {"w": kernel(), "v": kernel(seed=1), "b": nets.signal(12), "k": feed(1, 5)["x"]}
+    proto = nets.model(text, **arrays)
+    data = {"x": np.zeros((6, 12, 5, 5), np.float32)}
+    fitted = assert_better(proto, plan("one", "two"), data, data, share=0.5)
+    assert len(fits(fitted)) == 2
+
+
 def test_an_old_gemm_has_its_bias() -> None:
     text = """<ir_version: 4, opset_import: ["" : 9]>
     m (float[N,24] x) => (float[N,16] y) { [site] y = Gemm (x, w, c) }"""
