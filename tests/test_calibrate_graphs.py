@@ -68,6 +68,20 @@ def test_a_weight_with_two_biases() -> None:
     assert len({n.input[2] for n in nets.nodes(fitted.model) if n.name.endswith("tucker_out")}) == 2
 
 
+def test_what_follows_a_shared_weight_sees_its_own_bias() -> None:
+    text = """m (float[N,12,7,7] x) => (float[N,12,7,7] y, float[N,12,1,1] z) {
+      [one] y = Conv <pads=[1,1,1,1]> (x, w, b)
+      [two] a = Conv <strides=[2,2]> (x, w, c)
+      r = Relu (a)
+      [three] z = Conv (r, v)
+    }"""
+    arrays = {"w": kernel(), "v": kernel(seed=1), "b": nets.signal(12), "c": 3 * nets.signal(12, seed=3)}
+    proto = nets.model(text, **arrays)
+    fitted = result(proto, [feed(48, 1)], plan("one", "two", "three"))
+    original, found = nets.run(proto, **feed(48, 1)), nets.run(fitted.model, **feed(48, 1))
+    assert fits(fitted)["three"].fitted == pytest.approx(nets.distance(original["z"], found["z"]), rel=1e-3)
+
+
 def test_a_weight_used_one_after_the_other() -> None:
     text = """m (float[N,12,7,7] x) => (float[N,12,7,7] y) {
       [one] a = Conv <pads=[1,1,1,1]> (x, w, b)
