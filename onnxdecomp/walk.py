@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from onnxdecomp.errors import RunError, first_line
 from onnxdecomp.graph import subgraphs
 from onnxdecomp.inputs import Feeds
 from onnxdecomp.runtime import onnxruntime
-from onnxdecomp.tensors import Array, is_external, read
+from onnxdecomp.tensors import Array, all_tensors, extent, is_external, read
 
 
 class Tape:
@@ -144,6 +145,10 @@ class Walk:
         Raises:
             RunError: ONNX Runtime does not run the nodes that lead to it.
         """
+        constant = self._constants.get(name)
+        if isinstance(constant, TensorProto) and name not in self._tape:
+            yield from repeat(read(constant, self._folder), self.runs)
+            return
         if name not in self._tape:
             self._advance(name)
         for run in range(self.runs):
@@ -216,20 +221,21 @@ class Walk:
         graph.output.extend(helper.make_empty_tensor_value_info(name) for name in outputs)
         for name in sorted(reads & set(self._constants)):
             constant = self._constants[name]
-            if not isinstance(constant, TensorProto):
-                graph.sparse_initializer.append(constant)
-            elif is_external(constant):
-                inlined = TensorProto(name=name, dims=constant.dims, data_type=constant.data_type)
-                inlined.raw_data = read(constant, self._folder).tobytes()
-                graph.initializer.append(inlined)
-            else:
+            if isinstance(constant, TensorProto):
                 graph.initializer.append(constant)
-        return ModelProto(
+            else:
+                graph.sparse_initializer.append(constant)
+        segment = ModelProto(
             ir_version=max(whole.ir_version, 4),
             opset_import=whole.opset_import,
             functions=whole.functions,
             graph=graph,
         )
+        for tensor in filter(is_external, all_tensors(segment)):
+            inlined = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+            inlined.raw_data = extent(tensor, self._folder).read()
+            tensor.CopyFrom(inlined)
+        return segment
 
 
 def _reads(node: NodeProto) -> Iterator[str]:

@@ -22,7 +22,7 @@ Feed = dict[str, np.ndarray]
 
 
 def structured(count: int, channels: int, *sizes: int, seed: int, dtype: Any = np.float32) -> np.ndarray:
-    """What a layer sees in a trained net: few sources in many channels, neighbours alike, nothing negative."""
+    """What a layer sees in a trained net: few sources in many channels, neighbours alike, none negative."""
     rng = np.random.default_rng(seed)
     sources = rng.standard_normal((count, 5, *(size + 2 for size in sizes)))
     for axis in range(2, 2 + len(sizes)):

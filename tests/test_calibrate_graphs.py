@@ -68,6 +68,20 @@ def test_a_weight_with_two_biases() -> None:
     assert len({n.input[2] for n in nets.nodes(fitted.model) if n.name.endswith("tucker_out")}) == 2
 
 
+def test_what_follows_a_shared_weight_sees_its_own_bias() -> None:
+    text = """m (float[N,12,7,7] x) => (float[N,12,7,7] y, float[N,12,1,1] z) {
+      [one] y = Conv <pads=[1,1,1,1]> (x, w, b)
+      [two] a = Conv <strides=[2,2]> (x, w, c)
+      r = Relu (a)
+      [three] z = Conv (r, v)
+    }"""
+    arrays = {"w": kernel(), "v": kernel(seed=1), "b": nets.signal(12), "c": 3 * nets.signal(12, seed=3)}
+    proto = nets.model(text, **arrays)
+    fitted = result(proto, [feed(48, 1)], plan("one", "two", "three"))
+    original, found = nets.run(proto, **feed(48, 1)), nets.run(fitted.model, **feed(48, 1))
+    assert fits(fitted)["three"].fitted == pytest.approx(nets.distance(original["z"], found["z"]), rel=1e-3)
+
+
 def test_a_weight_used_one_after_the_other() -> None:
     text = """m (float[N,12,7,7] x) => (float[N,12,7,7] y) {
       [one] a = Conv <pads=[1,1,1,1]> (x, w, b)
@@ -287,6 +301,21 @@ def test_a_bias_that_callers_may_override(freeze: bool) -> None:
     proto = nets.model(text, w=kernel(), b=nets.signal(12))
     fitted = result(proto, [feed(48, 1)], plan("site"), freeze_weights=freeze)
     assert only_fit(fitted).plain_because == (None if freeze else "its bias is no constant")
+
+
+def test_a_site_on_a_constant() -> None:
+    text = """m (float[N,12,5,5] x) => (float[N,12,5,5] y) {
+      [one] a = Conv (k, w, b)
+      j = Relu (k)
+      [two] c = Conv (j, v)
+      s = Add (a, c)
+      y = Add (s, x)
+    }"""
+    arrays = {"w": kernel(), "v": kernel(seed=1), "b": nets.signal(12), "k": feed(1, 5)["x"]}
+    proto = nets.model(text, **arrays)
+    data = {"x": np.zeros((6, 12, 5, 5), np.float32)}
+    fitted = assert_better(proto, plan("one", "two"), data, data, share=0.5)
+    assert len(fits(fitted)) == 2
 
 
 def test_an_old_gemm_has_its_bias() -> None:

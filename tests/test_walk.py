@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxdecomp.errors import RunError
 from onnxdecomp.inputs import Feeds
+from onnxdecomp.tensors import all_tensors, is_external
 from onnxdecomp.walk import Tape, Walk
 
 # Residuals, a shared initialiser, an input that is read late, constants by way of nodes, two graphs inside
@@ -165,6 +166,14 @@ def test_an_input_is_a_tensor_too(tmp_path: Path, segments: list[list[NodeProto]
     assert not segments
 
 
+def test_a_constant_is_a_tensor_too(tmp_path: Path) -> None:
+    proto, runs = branches(), feeds(2, 1)
+    with walk(proto, runs, tmp_path) as walked:
+        assert_same([nets.weight(4, 4, 3, 3)] * 2, walked.values("w"))
+        assert_same([np.ones(1, np.float32)] * 2, walked.values("doubled"))
+        assert_same(whole(proto, "y", runs), walked.values("y"))
+
+
 def test_leads_to_follows_the_graphs_inside(tmp_path: Path) -> None:
     proto = branches()
     with walk(proto, feeds(1), tmp_path) as walked:
@@ -262,10 +271,12 @@ def test_external_data(tmp_path: Path) -> None:
     proto = nets.model(text, w=nets.weight(4, 4, 3, 3), s=np.array([1, 4, 1, 1]))
     runs = [{"x": nets.signal(2, 4, 6, 6), "flag": np.array(flag)} for flag in (True, False)]
     expected = {name: whole(proto, name, runs) for name in ("a", "h", "y")}
+    for tensor in all_tensors(proto):
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
     (tmp_path / "model").mkdir()
     path = save_external(proto, tmp_path / "model" / "m.onnx")
     outside = onnx.load(path, load_external_data=False)
-    assert all(each.external_data for each in outside.graph.initializer)
+    assert len(list(all_tensors(outside))) == 4 and all(map(is_external, all_tensors(outside)))
     with walk(outside, runs, tmp_path, path.parent) as walked:
         for name, values in expected.items():
             assert_same(values, walked.values(name))
