@@ -45,8 +45,10 @@ from onnxdecomp.walk import Walk
 from onnxdecomp.weights import Constant, find_constant
 
 _FOLDS = 4
-# Above this many values in a patch there are only two folds, above the next only the channel covariance.
+# Above this many values in a patch its moments are large, and factors are judged on two of the folds only;
+# above the next there is no fit.
 _LARGE_PATCH = 2048
+_JUDGED_OF_LARGE = 2
 WIDEST_PATCH = 8192
 _SMALL_PATCH = 1024
 _BATCH = 16
@@ -177,13 +179,14 @@ class Calibration:
         if inputs > WIDEST_PATCH:
             return f"its patches have {inputs} values, more than {WIDEST_PATCH}"
         folds = max(self._folds) + 1
-        count = min(folds, 2) if inputs > _LARGE_PATCH else folds
+        large = inputs > _LARGE_PATCH and folds > _JUDGED_OF_LARGE
+        count = _JUDGED_OF_LARGE + 1 if large else folds
         moments = [[Moments.zero(outputs, inputs) for _ in range(groups)] for _ in range(count)]
         for head in apart:
             node = head.anchor.node
             pairs = zip(self._after.values(node.input[0]), self._before.values(head.output), strict=True)
             for fold, (x, y) in zip(self._folds, pairs, strict=True):
-                parts = moments[fold % count]
+                parts = moments[min(fold, count - 1)]
                 with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused below
                     for i, block in enumerate(blocks(head, weight, x, y, groups)):
                         parts[i % groups] = parts[i % groups].add(*block)
@@ -194,7 +197,14 @@ class Calibration:
         if not all(parts[0].count for parts in moments):
             return "too few of these samples reach it"
         added = lead.bias * (lead.beta / lead.alpha)
-        return Target(moments=moments, weight=weight, centred=lead.centred, bias=added, alpha=lead.alpha)
+        return Target(
+            moments=moments,
+            weight=weight,
+            centred=lead.centred,
+            bias=added,
+            alpha=lead.alpha,
+            judged=_JUDGED_OF_LARGE if large else None,
+        )
 
     def _install(self, job: Job, outcome: Factored) -> None:
         """Go on with the chains in the place of a job's sites."""

@@ -20,10 +20,12 @@ from onnxdecomp.moments import Moments, total
 # Shares of the mean variance of a patch that the ridge may be.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _START = 2
-_ROUNDS = 10
+_ROUNDS = 100
 _ROUNDS_ON_FOLDS = 1
-# Patches larger than this are weighed in single precision; the final fit is in double.
+# Patches larger than this are weighed in single precision, and alternation is cut short; the final fit is in
+# double.
 _LARGE_PATCH = 1024
+_ROUNDS_OF_LARGE = 10
 PLAIN_IS_BETTER = "its plain factors do better on samples not fitted"
 CP_HAS_NO_FIT = "CP chains are not fitted"
 
@@ -38,6 +40,7 @@ class Target:
         centred: whether there is a bias to take up the means.
         bias: what the first site adds to its product, shape (D,).
         alpha: by which the first site multiplies their sum.
+        judged: how many folds factors are judged on, None for all.
     """
 
     moments: Sequence[Sequence[Moments]]
@@ -45,6 +48,12 @@ class Target:
     centred: bool
     bias: Floats
     alpha: float = 1.0
+    judged: int | None = None
+
+    @property
+    def judges(self) -> Sequence[Sequence[Moments]]:
+        """The folds that factors are judged on."""
+        return self.moments[: self.judged]
 
     @property
     def groups(self) -> int:
@@ -102,15 +111,17 @@ def best_factors(
     if held_out >= min(losses):
         ridge, held_out = None, min(losses)
     wholes = target.wholes()
-    before = _Outputs.of(wholes, [None] * target.groups, [None] * target.groups, target.bias)
+    nothing = [None] * target.groups
+    before = _Outputs.of(wholes, nothing, nothing, target.bias)
     shifts = _shifts(wholes, products, target.centred and losses[1] <= losses[0])
     chosen, because = plain, PLAIN_IS_BETTER if placed is not None else CP_HAS_NO_FIT
-    plain_outputs = _Outputs.of(wholes, products, [None] * target.groups, target.bias)
+    plain_outputs = _Outputs.of(wholes, products, nothing, target.bias)
     if ridge is not None and placed is not None:
         # The weight of the ridge against one sample: all samples together bear less of it than the folds did.
-        ridge *= 1 - 1 / len(target.moments)
+        ridge *= _count(target.rest(0, Moments.means)) / _count(wholes)
         problems, starts = _prepared(wholes, target, placed, np.float64)
-        parts = _solve(problems, starts, target, placed, ridge, _ROUNDS)
+        rounds = _ROUNDS if len(wholes[0].x) <= _LARGE_PATCH else _ROUNDS_OF_LARGE
+        parts = _solve(problems, starts, target, placed, ridge, rounds)
         exact = chain_of(plain.choice, parts, target.weight.shape)
         stored = exact.cast(dtype)
         if all(np.isfinite(link.weight).all() for link in stored.links):
@@ -122,27 +133,29 @@ def best_factors(
             ridge, held_out, because = None, min(losses), f"its fitted factors exceed the range of {dtype}"
     outputs = _Outputs.of(wholes, products, shifts, target.bias)
     scale = math.sqrt(before.squares) or 1.0
+    judged = sum(_Outputs.of(parts, nothing, nothing, target.bias).squares for parts in target.judges)
+    held_scale = math.sqrt(judged) or 1.0
     report = Fit(
         plain_because=None if chosen is not plain else because,
         ridge=ridge,
         fitted=math.sqrt(_loss_all(wholes, products, shifts)) / scale,
-        held_out=math.sqrt(held_out) / scale,
-        plain=math.sqrt(losses[0]) / scale,
+        held_out=math.sqrt(held_out) / held_scale,
+        plain=math.sqrt(losses[0]) / held_scale,
         original_spread=before.spread(target.alpha),
         plain_spread=plain_outputs.spread(target.alpha),
         spread=outputs.spread(target.alpha),
     )
     shift = np.concatenate([s for s in shifts if s is not None]) if shifts[0] is not None else None
-    return dataclasses.replace(chosen, fit=report), shift, math.sqrt(held_out) / scale
+    return dataclasses.replace(chosen, fit=report), shift, math.sqrt(held_out) / held_scale
 
 
 def _plain_losses(products: Sequence[_Product], target: Target) -> tuple[float, ...]:
     """Held-out losses of the plain factors: as they are, and with biases moved to the other folds' means."""
-    squares = [_squares(products, parts) for parts in target.moments]
+    squares = [_squares(products, parts) for parts in target.judges]
     losses = []
     for corrected in (False, True)[: 1 + target.centred]:
         lost = 0.0
-        for fold, parts in enumerate(target.moments):
+        for fold, parts in enumerate(target.judges):
             shifts = _shifts(target.rest(fold, Moments.means), products, corrected)
             lost += sum(map(_loss, parts, products, shifts, squares[fold]))
         losses.append(lost)
@@ -153,11 +166,11 @@ def _best_ridge(target: Target, placed: Arrangement) -> tuple[float | None, floa
     """The ridge with the least held-out loss, and that loss."""
     large = len(target.moments[0][0].x) > _LARGE_PATCH
     dtype = np.float32 if large else np.float64
-    prepared = [_prepared(target.rest(fold), target, placed, dtype) for fold in range(len(target.moments))]
+    prepared = [_prepared(target.rest(fold), target, placed, dtype) for fold in range(len(target.judges))]
 
     def held_out(index: int) -> float:
         lost = 0.0
-        for fold, parts in enumerate(target.moments):
+        for fold, parts in enumerate(target.judges):
             try:
                 found = _solve(*prepared[fold], target, placed, RIDGES[index], _ROUNDS_ON_FOLDS)
             except LinAlgError:
@@ -182,9 +195,9 @@ def _downhill(value: Callable[[int], float]) -> Iterator[tuple[int, float]]:
             here += step
             found = value(here)
             yield here, found
-            if found >= lowest:
+            if lowest <= found < math.inf:
                 break
-            lowest = found
+            lowest = min(found, lowest)
         if lowest < start:
             return
 
@@ -233,6 +246,10 @@ def _loss(moments: Moments, product: _Product, shift: Floats | None, squares: fl
     if shift is not None:
         found += float(shift @ (moments.count * shift - 2 * (moments.y - product.weight @ moments.x)))
     return max(found, 0.0)
+
+
+def _count(moments: Sequence[Moments]) -> int:
+    return sum(m.count for m in moments)
 
 
 def _loss_all(

@@ -25,8 +25,8 @@ from onnxdecomp.moments import Moments
 
 _CG_STEPS = 10
 _CG_TOLERANCE = 1e-4
-# Alternation ends when a round gains less of the explained variance.
-_TOLERANCE = 1e-4
+# Alternation ends when a round takes away less of the loss.
+_TOLERANCE = 1e-3
 # Eigenvalues of the channel covariance below this share of the largest are raised to it.
 _FLOOR = 1e-8
 # Stands for the largest where there is no variance at all.
@@ -119,7 +119,7 @@ def fit(
     found, explained = _outer_step(problem, taps, inner, out_rank)
     for _ in range(rounds):
         found, gain = _outer_step(problem, taps, _inner_step(problem, found, covariance), out_rank)
-        if gain - explained <= _TOLERANCE * gain:
+        if gain - explained <= _TOLERANCE * max(problem.yy - gain, 0.0):
             break
         explained = gain
     return found

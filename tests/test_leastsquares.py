@@ -10,7 +10,6 @@ import tensorly
 import torch
 from tensorly.decomposition import partial_tucker
 
-from onnxdecomp import leastsquares
 from onnxdecomp.arrangement import arrangement, chain_of
 from onnxdecomp.factors import factorise
 from onnxdecomp.leastsquares import LowRank, Problem, _outer_step, fit, start
@@ -168,16 +167,12 @@ SHAPES = [(8, 3, 6), (8, 9, 6), (8, 4, 8)]
 @pytest.mark.parametrize("ranks", [(2, 3), (3, 2), (4, 4), (1, 1), (3, None)], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_alternation_ends_where_descents_do(
-    shape: tuple[int, int, int], ranks: tuple[int | None, int | None], monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int, int], ranks: tuple[int | None, int | None]
 ) -> None:
     p, w = problem(*shape, seed=sum(shape))
-    optimum = descended(p, shape, ranks)
-    # The rounds that a rewrite takes get near.
-    found = fitted(p, shape[1], ranks, 10, w)
+    found = fitted(p, shape[1], ranks, 100, w)
     assert_shapes(found, shape, ranks)
-    assert loss(p, found.weight()) <= 1.15 * optimum
-    monkeypatch.setattr(leastsquares, "_TOLERANCE", 0.0)
-    assert loss(p, fitted(p, shape[1], ranks, 200, w).weight()) <= 1.02 * optimum
+    assert loss(p, found.weight()) <= 1.02 * descended(p, shape, ranks)
 
 
 @pytest.mark.parametrize("ranks", [(2, 3), (4, 3), (3, None)], ids=str)
@@ -250,7 +245,7 @@ def solved(name: str, p: Problem, w: np.ndarray) -> np.ndarray:
     assert placed is not None
     flat = np.moveaxis(w, 1, -1).reshape(len(w), -1)
     guess = flat if placed.order is None else flat[:, placed.order]
-    found = fitted(p.reordered(placed.order), placed.taps, placed.ranks, 10, guess)
+    found = fitted(p.reordered(placed.order), placed.taps, placed.ranks, 100, guess)
     restored = chain_of(choice, [found], w.shape).reconstruct()
     direct = placed.restored(found.weight())
     assert np.allclose(flattened(restored), direct, atol=1e-10), "the chain is another weight"
@@ -281,7 +276,7 @@ def test_the_spatial_chain_is_where_descents_end() -> None:
     found = loss(p, flattened(solved("spatial", p, w)))
     order = np.array([k0 * 12 + k1 * 6 + c for k1 in range(2) for c in range(6) for k0 in range(3)])
     turned = Problem(p.s[order][:, order], p.t[:, order], p.yy)
-    assert found <= 1.05 * descended(turned, (8, 2, 18), (5, None))
+    assert found <= 1.02 * descended(turned, (8, 2, 18), (5, None))
 
 
 @pytest.mark.parametrize("name", CHOICES)
