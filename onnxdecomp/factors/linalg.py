@@ -21,7 +21,7 @@ Tensor: TypeAlias = Any
 _GUARD = 0.25
 _STEPS = 2
 # Below this size, or where more than this share of the vectors is iterated, LAPACK is as fast.
-_SMALL = 128
+SMALL = 128
 _MOST = 0.6
 
 
@@ -44,7 +44,7 @@ def leading_space(gram: Tensor, rank: int, start: Tensor | None = None) -> tuple
     """
     size = gram.shape[0]
     width = min(size, rank + int(_GUARD * rank) + 1)
-    if start is None or size <= _SMALL or width > _MOST * size:
+    if start is None or size <= SMALL or width > _MOST * size:
         values, vectors = tl.eigh(gram)
         return values[-width:], vectors[:, -width:]
     basis, _ = tl.qr(tl.dot(gram, start))
