@@ -43,10 +43,11 @@ from onnxdecomp.sites import Anchor
 from onnxdecomp.tensors import Array
 from onnxdecomp.walk import Walk
 from onnxdecomp.weights import Constant, find_constant
+from onnxdecomp.wide import Block, WideTarget, best_wide_factors
 
 _FOLDS = 4
 # Above this many values in a patch its moments are large, and factors are judged on two of the folds only;
-# above the next there is no fit.
+# above the next only the covariance of the channels is used.
 _LARGE_PATCH = 2048
 _JUDGED_OF_LARGE = 2
 WIDEST_PATCH = 8192
@@ -131,9 +132,16 @@ class Calibration:
             best = min(plain, key=lambda each: each.errors.weight)
             return dataclasses.replace(best, fit=Fit(plain_because=target))
         # Small systems lose more to waiting for threads than these gain.
-        small = len(target.moments[0][0].x) < _SMALL_PATCH
+        small = math.prod(weight.shape[1:]) < _SMALL_PATCH
         with threadpool_limits(1 if small else None, user_api="blas"):
-            fitted = [best_factors(each, target, dtype) for each in plain]
+            fitted = [
+                best_wide_factors(each, target, dtype)
+                if isinstance(target, WideTarget)
+                else best_factors(each, target, dtype)
+                for each in plain
+            ]
+        for head in heads:
+            self._before.forget(head.output)
         best, shift, _ = min(fitted, key=lambda pair: pair[2])
         if shift is None:
             return best
@@ -168,7 +176,7 @@ class Calibration:
         centred = name is not None and beta != 0
         return Head(anchor=anchor, output=output, bias=bias, alpha=alpha, beta=beta, centred=centred)
 
-    def _target(self, job: Job, weight: Floats, heads: Sequence[Head]) -> Target | str:
+    def _target(self, job: Job, weight: Floats, heads: Sequence[Head]) -> Target | WideTarget | str:
         """The moments of a job's patches and outputs, over sites that follow from no site still to do."""
         undone = self._ahead | {id(head.anchor.node) for head in heads}
         lead = heads[0]
@@ -176,27 +184,27 @@ class Calibration:
         groups = job.groups
         taps = math.prod(weight.shape[2:])
         inputs, outputs = weight.shape[1] * taps, weight.shape[0] // groups
+        added = lead.bias * (lead.beta / lead.alpha)
         if inputs > WIDEST_PATCH:
-            return f"its patches have {inputs} values, more than {WIDEST_PATCH}"
+            return WideTarget(
+                blocks=lambda: self._blocks(apart, weight, groups),
+                weight=weight,
+                groups=groups,
+                centred=lead.centred,
+                bias=added,
+            )
         folds = max(self._folds) + 1
         large = inputs > _LARGE_PATCH and folds > _JUDGED_OF_LARGE
         count = _JUDGED_OF_LARGE + 1 if large else folds
         moments = [[Moments.zero(outputs, inputs) for _ in range(groups)] for _ in range(count)]
-        for head in apart:
-            node = head.anchor.node
-            pairs = zip(self._after.values(node.input[0]), self._before.values(head.output), strict=True)
-            for fold, (x, y) in zip(self._folds, pairs, strict=True):
-                parts = moments[min(fold, count - 1)]
-                with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused below
-                    for i, block in enumerate(blocks(head, weight, x, y, groups)):
-                        parts[i % groups] = parts[i % groups].add(*block)
-        for head in heads:
-            self._before.forget(head.output)
+        for fold, group, x, y in self._blocks(apart, weight, groups):
+            parts = moments[min(fold, count - 1)]
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused below
+                parts[group] = parts[group].add(x, y)
         if not all(part.finite() for parts in moments for part in parts):
             return "its input or output has NaN or Inf on these samples"
         if not all(parts[0].count for parts in moments):
             return "too few of these samples reach it"
-        added = lead.bias * (lead.beta / lead.alpha)
         return Target(
             moments=moments,
             weight=weight,
@@ -205,6 +213,16 @@ class Calibration:
             alpha=lead.alpha,
             judged=_JUDGED_OF_LARGE if large else None,
         )
+
+    def _blocks(self, heads: Sequence[Head], weight: Floats, groups: int) -> Iterator[Block]:
+        """Patches and products of sites, block by block, the groups of each block in turn."""
+        for head in heads:
+            source = head.anchor.node.input[0]
+            pairs = zip(self._after.values(source), self._before.values(head.output), strict=True)
+            for fold, (x, y) in zip(self._folds, pairs, strict=True):
+                with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
+                    for i, (patch, product) in enumerate(blocks(head, weight, x, y, groups)):
+                        yield fold, i % groups, patch, product
 
     def _install(self, job: Job, outcome: Factored) -> None:
         """Go on with the chains in the place of a job's sites."""

@@ -77,6 +77,7 @@ class Fit:
         original_spread: of the output of the original model.
         plain_spread: with the plain factors.
         spread: with the factors chosen.
+        note: what else is to be said of the fit, None for nothing.
     """
 
     plain_because: str | None = None
@@ -87,6 +88,7 @@ class Fit:
     original_spread: Spread | None = None
     plain_spread: Spread | None = None
     spread: Spread | None = None
+    note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The "fit" of a site in the JSON report."""

@@ -148,6 +148,8 @@ def fit_view(reports: Sequence[SiteReport]) -> RenderableType:
         if report.fit is not None and report.fit.plain_because is not None:
             because.setdefault(report.fit.plain_because, []).append(report.site.name)
     lines = [f"\n{len(names)} sites keep plain factors: {escape(why)}" for why, names in because.items()]
+    noted = {report.site.name: report.fit.note for report in reports if report.fit and report.fit.note}
+    lines += [f"note: {escape(name)}: {escape(note)}" for name, note in noted.items()]
     return Group("", table, *lines)
 
 

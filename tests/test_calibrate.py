@@ -14,7 +14,7 @@ import pytest
 from conftest import save_external
 from onnx import ModelProto
 
-from onnxdecomp import Choice, Plan, Ranks, UsageError, open_samples, rewrite
+from onnxdecomp import Choice, Plan, Ranks, UsageError, calibrate, open_samples, rewrite
 from onnxdecomp.factoring import Fit
 from onnxdecomp.report import Result
 
@@ -353,3 +353,36 @@ def test_inputs_far_from_zero(name: str) -> None:
     assert np.linalg.norm(ys[1] - ys[0]) < 0.6 * np.linalg.norm(ys[2] - ys[0])
     centred = [np.linalg.norm((y - ys[0]) - (y - ys[0]).mean(axis=(0, 2, 3), keepdims=True)) for y in ys[1:]]
     assert centred[0] < 0.7 * centred[1], centred
+
+
+# Patches too large for their covariance
+# --------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_very_large_patches_are_fitted_to_the_channels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "WIDEST_PATCH", 1)
+    case = CASES[name]
+    count = 400 if len(case.input) == 1 else 48
+    feed, fresh = (channels_last(case, case.feed(count, seed)) for seed in (1, 2))
+    plain, fitted = result(case.model, None, case.plan), result(case.model, [feed], case.plan)
+    before, after = (error(case.model, each.model, fresh) for each in (plain, fitted))
+    assert after < 0.95 * before, (before, after)
+    assert_finite(fitted.model)
+    fit = only_fit(fitted)
+    assert fit.note is not None and "channels" in fit.note
+    assert fit.held_out is not None and fit.plain is not None and fit.held_out < fit.plain
+    assert 0.7 < fit.held_out / after < 1.4
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_very_large_patches_of_constant_inputs_do_no_harm(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "WIDEST_PATCH", 1)
+    case = CASES["tucker2"]
+    feed = {"x": np.full((8, *case.input), value, np.float32)}
+    plain, fitted = result(case.model, None, case.plan), result(case.model, [feed], case.plan)
+    assert_finite(fitted.model)
+    before, after = (error(case.model, each.model, feed) for each in (plain, fitted))
+    assert after <= before * (1 + 1e-5) + 1e-6
