@@ -60,7 +60,7 @@ class Whitened(Symmetric):
         usable = [head for head in heads if not isinstance(head, str)]
         target = self._target(job, weight, usable)
         placed = arrangement(choice, weight.shape[2:], weight.shape[1])
-        assert len(usable) == len(heads) and not isinstance(target, str) and placed is not None
+        assert len(usable) == len(heads) and isinstance(target, Target) and placed is not None
         assert placed.order is None  # the taps of Tucker chains share the input factor
         problems = [
             _channel_problem(each, flat, placed.taps)

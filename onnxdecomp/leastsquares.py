@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cholesky, solve_triangular
 
 from onnxdecomp.factors.chain import Floats
 from onnxdecomp.factors.linalg import leading_vectors
@@ -109,12 +109,9 @@ def fit(
         out_rank: of the output factor, None for none.
         rounds: of alternation at most.
     """
-    modes = len(problem.s) // taps
     if inner is None:
-        best = _regression(problem.s, problem.t)
-        outer = _leading(best @ problem.t.T, out_rank)
-        core = best if outer is None else outer.T @ best
-        return LowRank(None, core.reshape(-1, taps, modes), outer)
+        core, outer = _reduced_rank(problem.s, problem.t, out_rank)
+        return LowRank(None, core.reshape(len(core), taps, -1), outer)
     covariance = _mean_block(problem.s, taps)
     found, explained = _outer_step(problem, taps, inner, out_rank)
     for _ in range(rounds):
@@ -125,18 +122,25 @@ def fit(
     return found
 
 
-def _regression(s: Floats, t: Floats) -> Floats:
-    """T S⁻¹ in double precision."""
-    factor = cho_factor(s.astype(np.float64), overwrite_a=True, check_finite=False)
-    return np.asarray(cho_solve(factor, t.T.astype(np.float64), check_finite=False).T)
+def _reduced_rank(s: Floats, t: Floats, rank: int | None) -> tuple[Floats, Floats | None]:
+    """Core (rank, P) and orthonormal U (D, rank) of the reduced-rank regression U Uᵀ T S⁻¹, in float64.
+
+    With S = L Lᵀ its U are the leading left singular vectors of T L⁻ᵀ.
+    """
+    lower = cholesky(s.astype(np.float64), lower=True, overwrite_a=True, check_finite=False)
+    whitened = solve_triangular(lower, t.T.astype(np.float64), lower=True, check_finite=False).T
+    outer = None if rank is None else _leading_left(whitened, rank)
+    kept = whitened if outer is None else outer.T @ whitened
+    return solve_triangular(lower, kept.T, lower=True, trans="T", check_finite=False).T, outer
 
 
-def _leading(symmetric: Floats, rank: int | None) -> Floats | None:
-    """The leading eigenvectors of a positive semidefinite matrix."""
-    if rank is None:
-        return None
-    vectors = np.linalg.eigh((symmetric + symmetric.T) / 2)[1]
-    return np.ascontiguousarray(vectors[:, ::-1][:, :rank])
+def _leading_left(matrix: Floats, rank: int) -> Floats:
+    """The leading left singular vectors, by the smaller of both Gram matrices."""
+    rows, columns = matrix.shape
+    if rows <= columns or rank > columns:
+        return np.ascontiguousarray(np.linalg.eigh(matrix @ matrix.T)[1][:, ::-1][:, :rank])
+    right = np.linalg.eigh(matrix.T @ matrix)[1][:, ::-1][:, :rank]
+    return np.linalg.qr(matrix @ right)[0]
 
 
 def _mean_block(s: Floats, taps: int) -> Floats:
@@ -178,9 +182,8 @@ def _outer_step(problem: Problem, taps: int, inner: Floats, out_rank: int | None
     half = (problem.s.reshape(-1, modes) @ narrow).reshape(taps, modes, taps * rank)
     zz = np.matmul(narrow.T, half).reshape(taps * rank, -1)
     yz = (problem.t.reshape(-1, modes) @ narrow).reshape(len(problem.t), -1).astype(np.float64)
-    best = _regression(zz, yz)
-    outer = _leading(best @ yz.T, out_rank)
-    core, target = (best, yz) if outer is None else (outer.T @ best, outer.T @ yz)
+    core, outer = _reduced_rank(zz, yz, out_rank)
+    target = yz if outer is None else outer.T @ yz
     return LowRank(inner, core.reshape(-1, taps, rank), outer), float((core * target).sum())
 
 
