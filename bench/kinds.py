@@ -1,0 +1,141 @@
+"""Ways to make a model faster without training that compete on the same samples.
+
+Kinds of factors, from the least to the most that samples say of them:
+
+* plain: of the weights alone;
+* whitened: HOOI of W·Σ^½, with Σ the channel covariance of a Conv's input in the original model, no refit;
+* fitted: by least squares to a Conv's inputs and outputs in the original model (symmetric);
+* sequential: likewise, but with the inputs that the model rewritten so far gives (asymmetric).
+
+And ONNX Runtime's own static quantisation to int8.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import helper
+
+from onnxdecomp.arrangement import arrangement, chain_of
+from onnxdecomp.calibrate import Calibration
+from onnxdecomp.choose import Policy
+from onnxdecomp.factoring import Factored, Job, find_errors, find_jobs, read_finite_weight
+from onnxdecomp.factors.chain import Floats
+from onnxdecomp.fitting import Target
+from onnxdecomp.leastsquares import Problem, fit
+from onnxdecomp.model import Model, load
+from onnxdecomp.plan import Plan
+from onnxdecomp.samples import Samples
+from onnxdecomp.sites import survey
+from onnxdecomp.splice import Splicer
+
+Track = Callable[[Sequence[Job]], Iterable[Job]]
+
+FACTORS = ("plain", "whitened", "fitted", "sequential")
+INT8 = ("int8", "int8_per_channel")
+# Share of the mean variance added to a channel covariance: dead channels would make it singular.
+_FLOOR = 1e-6
+_INT8_BATCH = 16
+
+
+class Symmetric(Calibration):
+    """Fits to inputs from the original model: what is rewritten has no influence on what follows."""
+
+    def _install(self, job: Job, outcome: Factored) -> None:
+        """Go on with the original's sites."""
+
+
+class Whitened(Symmetric):
+    """The leading directions of W·Σ^½ as factors, with the core that is best under Σ alone."""
+
+    def _fit(self, job: Job) -> Factored | str:
+        weight = read_finite_weight(job.anchors[0], self._model.folder)
+        (choice,) = job.choices
+        heads = [self._head(anchor) for anchor in job.anchors]
+        usable = [head for head in heads if not isinstance(head, str)]
+        target = self._target(job, weight, usable)
+        placed = arrangement(choice, weight.shape[2:], weight.shape[1])
+        assert len(usable) == len(heads) and not isinstance(target, str) and placed is not None
+        assert placed.order is None  # the taps of Tucker chains share the input factor
+        problems = [
+            _channel_problem(each, flat, placed.taps)
+            for each, flat in zip(target.wholes(), target.flat(weight), strict=True)
+        ]
+        parts = [
+            fit(problem, placed.taps, placed.ranks, 0, flat)
+            for problem, flat in zip(problems, target.flat(weight), strict=True)
+        ]
+        exact = chain_of(choice, parts, weight.shape)
+        dtype = helper.tensor_dtype_to_np_dtype(job.weight.data_type)
+        stored = exact.cast(dtype)
+        shift = _lost_mean(target, weight - stored.reconstruct())
+        return Factored(
+            choice,
+            stored,
+            find_errors(weight, exact, stored, dtype),
+            biases=tuple(head.bias + head.scale * shift for head in usable) if target.centred else None,
+        )
+
+
+def _channel_problem(moments: Any, weight: Floats, taps: int) -> Problem:
+    """Minimise ‖(W − Ŵ)(I ⊗ Σ)^½‖: S = I ⊗ Σ and T = W S."""
+    s = Problem.of(moments, centred=True).s
+    channels = len(s) // taps
+    covariance = np.einsum("lmln->mn", s.reshape(taps, channels, taps, channels)) / taps
+    covariance.flat[:: channels + 1] += _FLOOR * np.trace(covariance) / channels
+    t = (weight.reshape(-1, channels) @ covariance).reshape(weight.shape)
+    return Problem(np.kron(np.eye(taps), covariance), t, float((t * weight).sum()))
+
+
+def _lost_mean(target: Target, difference: Floats) -> Floats:
+    """What a change of the weight takes from the mean outputs: the covariance says nothing of means."""
+    pairs = zip(target.wholes(), target.flat(difference), strict=True)
+    return np.concatenate([flat @ moments.x / moments.count for moments, flat in pairs])
+
+
+def carry_out(path: Path, plan: Plan, kind: type[Calibration], samples: Samples, track: Track) -> Model:
+    """The model at `path` with the chains of `plan`, their factors from `kind`."""
+    model = load(path)
+    found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=False)
+    decisions = {anchor.site.name: plan.sites.get(anchor.site.name, "kept") for anchor in found.anchors}
+    jobs, splicer = find_jobs(found, decisions, Policy()), Splicer(model, found, None)
+    with kind(model, samples, None, freeze=False) as calibration:
+        for job, outcome in zip(track(jobs), calibration.fit_all(jobs), strict=True):
+            assert isinstance(outcome, Factored), outcome
+            splicer.install(job, outcome.chain, outcome.biases)
+    return splicer.finish()
+
+
+class _Reader:
+    """Samples as ONNX Runtime's calibration reads them."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._feeds = samples.batches(_INT8_BATCH)
+
+    def get_next(self) -> Any:
+        """The next feed, None after the last."""
+        return next(self._feeds, None)
+
+
+def quantise(path: Path, out: Path, samples: Samples, *, per_channel: bool) -> None:
+    """Write the model at `path` in int8: QDQ, static, ONNX Runtime's defaults for all the rest.
+
+    Its preprocessing, which folds BatchNormalizations, comes first, as its manual advises.
+    """
+    quantization: Any = importlib.import_module("onnxruntime.quantization")
+    prepare: Any = importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = Path(scratch) / "prepared.onnx"
+        prepare(str(path), str(prepared), skip_symbolic_shape=True)
+        quantization.quantize_static(
+            str(prepared),
+            str(out),
+            _Reader(samples),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=per_channel,
+        )
