@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import sys
 import tempfile
 import time
@@ -26,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, helper
 from rich.console import Console
 from rich.progress import track
 
@@ -43,14 +45,15 @@ from onnxdecomp.inputs import Feeds
 from onnxdecomp.latency import WARMUP_RUNS, race
 from onnxdecomp.model import load, save
 from onnxdecomp.preprocessing import PRESETS
-from onnxdecomp.runtime import open_in_onnxruntime
+from onnxdecomp.runtime import onnxruntime, open_in_onnxruntime
 from onnxdecomp.samples import BATCH
 
 Row = dict[str, Any]
 
 DATA_FOLDER = Path(__file__).parents[2] / "shared"
 PICTURE = RESULTS / "quality.png"
-# How far an original's accuracy may be from the known one: a point, or so many standard errors if that is more.
+QDQ = "DequantizeLinear"
+# How far an original's accuracy may be from the known one: a point, or so many standard errors if more.
 POINT, ERRORS = 0.01, 3
 
 
@@ -138,6 +141,7 @@ class Exam:
         self._outputs = outputs(path, images.tested)
         self.top1 = self._top1(self._outputs)
         self._feeds: Feeds = next(images.tested.batches(1))
+        self._cost = conv_cost(path, self._feeds)
 
     def _top1(self, found: NDArray[np.float32]) -> float:
         return float((found.argmax(axis=1) == self.images.labels).mean())
@@ -172,10 +176,28 @@ class Exam:
             "speedup_high": round(high, 3),
         }
 
-    @property
-    def input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of one image."""
-        return {name: value.shape for name, value in self._feeds.items()}
+    def weigh(self, path: Path) -> Row:
+        """How much smaller the model at `path` is: the original's parameters, MACs and bytes over its own."""
+        before = (*self._cost, self.path.stat().st_size)
+        after = (*conv_cost(path, self._feeds), path.stat().st_size)
+        names = ("params_ratio", "macs_ratio", "bytes_ratio")
+        return {name: round(a / b, 3) for name, a, b in zip(names, before, after, strict=True)}
+
+
+def conv_cost(path: Path, feeds: Feeds) -> tuple[int, int]:
+    """Elements of all Conv weights, and multiply-accumulates by the shapes that a run really gives."""
+    model = onnx.load(path)
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    # QDQ models have the quantised weight behind a DequantizeLinear.
+    behind = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == QDQ}
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_empty_tensor_value_info(node.output[0]) for node in convs)
+    session = onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    shapes = [value.shape for value in session.run(None, dict(feeds))]
+    sizes = [math.prod(weights[behind.get(node.input[1], node.input[1])]) for node in convs]
+    macs = [math.prod(shape[2:]) * size for shape, size in zip(shapes, sizes, strict=True)]
+    return sum(sizes), sum(macs)
 
 
 def assert_planned(model: ModelProto, result: Result) -> None:
@@ -217,7 +239,6 @@ def decomposed(exam: Exam, network: Network, rank: float, kinds: Sequence[str], 
                 exam.path,
                 f"in={rank},out={rank}",
                 policy=policy,
-                input_shapes=exam.input_shapes,
                 data=samples if kind == "sequential" else None,
                 track=bar,
             )
@@ -231,8 +252,7 @@ def decomposed(exam: Exam, network: Network, rank: float, kinds: Sequence[str], 
         assert_planned(rewritten.proto, planned)
         save(rewritten, out)
         speed = speed or exam.time(out)
-        params, macs = planned.totals.params, planned.totals.macs
-        yield row_of(exam, kind, out, seconds, speed, rank=rank, params=params, macs=macs)
+        yield row_of(exam, kind, rank, out, seconds, speed)
 
 
 def quantised(exam: Exam, kinds: Sequence[str], out: Path) -> Iterable[Row]:
@@ -241,29 +261,16 @@ def quantised(exam: Exam, kinds: Sequence[str], out: Path) -> Iterable[Row]:
         start = time.perf_counter()
         quantise(exam.path, out, exam.images.fitted, per_channel=kind == "int8_per_channel")
         seconds = time.perf_counter() - start
-        yield row_of(exam, kind, out, seconds, exam.time(out))
+        yield row_of(exam, kind, "", out, seconds, exam.time(out))
 
 
-def row_of(
-    exam: Exam,
-    kind: str,
-    path: Path,
-    seconds: float,
-    speed: Row,
-    *,
-    rank: float | None = None,
-    params: tuple[int | None, int | None] = (1, 1),
-    macs: tuple[int | None, int | None] = (1, 1),
-) -> Row:
-    """One line of the table; ratios are the original's over the model's, parameters and MACs those of Convs."""
-    assert params[0] and params[1] and macs[0] and macs[1]
+def row_of(exam: Exam, kind: str, rank: float | str, path: Path, seconds: float, speed: Row) -> Row:
+    """One line of the table."""
     return {
         "model": exam.name,
         "kind": kind,
-        "rank": "" if rank is None else rank,
-        "params_ratio": round(params[0] / params[1], 3),
-        "macs_ratio": round(macs[0] / macs[1], 3),
-        "bytes_ratio": round(exam.path.stat().st_size / path.stat().st_size, 3),
+        "rank": rank,
+        **exam.weigh(path),
         **exam.judge(path),
         **speed,
         "seconds": round(seconds, 1),
@@ -279,10 +286,8 @@ def measure(
     images = reader(folder / "data", load(path).proto, network.fit_samples, test)
     exam = Exam(name, path, images, runs)
     exam.assert_known(network.accuracy)
-    print(
-        f"{name}: top-1 {exam.top1:.4f} on {len(images.tested)} images, {len(images.fitted)} others to fit to",
-        flush=True,
-    )
+    counts = f"{len(images.tested)} images, {len(images.fitted)} others to fit to"
+    print(f"{name}: top-1 {exam.top1:.4f} on {counts}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out.onnx"
         for rank in network.ranks:
@@ -305,7 +310,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
                 panel.plot(*zip(*line, strict=True), color=colour, marker="o", markersize=4, label=kind)
         for kind, marker in zip(INT8, "sD", strict=True):
             for row in (row for row in own if row["kind"] == kind):
-                label = kind.replace("_", " ").replace("per channel", "per channel")
+                label = kind.replace("_", " ")
                 panel.plot(row["speedup"], row["top1"], marker, color="tab:red", label=label)
         panel.set(title=model, xlabel="speed-up, one thread", ylim=(0, 1))
         panel.grid(alpha=0.3)
