@@ -31,8 +31,6 @@ import onnx
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
-from rich.console import Console
-from rich.progress import track
 
 import onnxdecomp
 from bench.environment import RESULTS, write_results
@@ -218,12 +216,19 @@ def assert_planned(model: ModelProto, result: Result) -> None:
 
 
 def tracker(label: str) -> Track:
-    """A progress bar on standard error, gone when all is done."""
+    """Says on standard error which Conv is at work."""
 
-    def bar(jobs: Sequence[Job]) -> Iterable[Job]:
-        return track(jobs, label, console=Console(stderr=True), transient=True)
+    def count(jobs: Sequence[Job]) -> Iterable[Job]:
+        start = time.perf_counter()
+        for i, job in enumerate(jobs, 1):
+            seconds = time.perf_counter() - start
+            print(
+                f"{label}: Conv {i} of {len(jobs)}, {seconds:.0f} s ", end="\r", file=sys.stderr, flush=True
+            )
+            yield job
+        print(end="\x1b[2K", file=sys.stderr)
 
-    return bar
+    return count
 
 
 def decomposed(exam: Exam, network: Network, rank: float, kinds: Sequence[str], out: Path) -> Iterable[Row]:
@@ -232,7 +237,7 @@ def decomposed(exam: Exam, network: Network, rank: float, kinds: Sequence[str], 
     speed: Row = {}
     planned: Result | None = None
     for kind in (each for each in FACTORS if each in kinds):
-        samples, bar = exam.images.fitted, tracker(f"{exam.name} {kind} {rank}")
+        samples, tracked = exam.images.fitted, tracker(f"{exam.name} {kind} {rank}")
         start = time.perf_counter()
         if kind in ("plain", "sequential") or planned is None:
             result = onnxdecomp.rewrite(
@@ -240,14 +245,14 @@ def decomposed(exam: Exam, network: Network, rank: float, kinds: Sequence[str], 
                 f"in={rank},out={rank}",
                 policy=policy,
                 data=samples if kind == "sequential" else None,
-                track=bar,
+                track=tracked,
             )
             assert planned is None or planned.plan == result.plan
             planned, rewritten = result, result.rewritten
         if kind in ("whitened", "fitted"):
             start = time.perf_counter()
             way = Whitened if kind == "whitened" else Symmetric
-            rewritten = carry_out(exam.path, planned.plan, way, samples, bar)
+            rewritten = carry_out(exam.path, planned.plan, way, samples, tracked)
         seconds = time.perf_counter() - start
         assert_planned(rewritten.proto, planned)
         save(rewritten, out)
