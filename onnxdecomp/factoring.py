@@ -207,7 +207,7 @@ def factor_one(weight: Floats, choice: Choice, groups: int, dtype: np.dtype[np.g
     except CpError as error:
         return str(error)
     stored = exact.cast(dtype)
-    if not all(np.isfinite(link.weight).all() for link in stored.links):
+    if not stored.finite():
         return f"its factors exceed the range of {dtype}"
     return Factored(choice, stored, find_errors(weight, exact, stored, dtype))
 

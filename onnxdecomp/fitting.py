@@ -124,7 +124,7 @@ def best_factors(
         parts = _solve(problems, starts, target, placed, ridge, rounds)
         exact = chain_of(plain.choice, parts, target.weight.shape)
         stored = exact.cast(dtype)
-        if all(np.isfinite(link.weight).all() for link in stored.links):
+        if stored.finite():
             errors = find_errors(target.weight, exact, stored, dtype)
             chosen = dataclasses.replace(plain, chain=stored, errors=errors)
             products = [_Product(w, w) for w in target.flat(stored.reconstruct())]
@@ -211,14 +211,14 @@ def _solve(
     rounds: int,
 ) -> list[LowRank]:
     """The low-rank weight of each group, for arranged problems."""
-    weights = placed_weights(target, placed)
+    weights = _placed_weights(target, placed)
     return [
         fit(problem.ridged(weight, ridge), placed.taps, inner, placed.ranks[1], rounds)
         for problem, inner, weight in zip(problems, starts, weights, strict=True)
     ]
 
 
-def placed_weights(target: Target, placed: Arrangement) -> list[Floats]:
+def _placed_weights(target: Target, placed: Arrangement) -> list[Floats]:
     """The original weight (D, P) of each group, its patches arranged."""
     return [placed.arranged(weight) for weight in target.flat(target.weight)]
 
@@ -228,7 +228,7 @@ def _prepared(
 ) -> tuple[list[Problem], list[Floats | None]]:
     """The problem of each group with its patches arranged, and where alternation starts."""
     problems = [Problem.of(m, centred=target.centred, dtype=dtype).reordered(placed.order) for m in moments]
-    weights = placed_weights(target, placed)
+    weights = _placed_weights(target, placed)
     starts = [start(p, placed.taps, w, placed.ranks) for p, w in zip(problems, weights, strict=True)]
     return problems, starts
 

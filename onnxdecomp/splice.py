@@ -7,21 +7,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxdecomp.emit import Wiring, chain_nodes, constant_node, constant_tensor
 from onnxdecomp.factoring import Job
 from onnxdecomp.factors import Chain
+from onnxdecomp.factors.chain import Floats
 from onnxdecomp.graph import Scope, Tensor, find_uses, is_onnx_op, scopes
 from onnxdecomp.model import Model, Spool
 from onnxdecomp.sites import Anchor, Survey
 from onnxdecomp.tensors import is_external
-from onnxdecomp.weights import Constant
+from onnxdecomp.weights import FORWARDERS, Constant
 
-Floats = NDArray[np.float64]
-
-_WEIGHT_STEPS = ("Constant", "Identity", "Transpose", "Cast")
+_WEIGHT_STEPS = ("Constant", *FORWARDERS)
 
 
 class Names:

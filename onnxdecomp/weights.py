@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto, helper
 from onnxdecomp.graph import Scope, attribute, ints, is_onnx_op
 from onnxdecomp.tensors import Array, read
 
-_FORWARDERS = ("Identity", "Transpose", "Cast")
+FORWARDERS = ("Identity", "Transpose", "Cast")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,7 +97,7 @@ def _constant(scope: Scope, name: str, stored: TensorProto, steps: tuple[NodePro
 
 def _forwards(node: NodeProto) -> bool:
     fixed = not any(found.ref_attr_name for found in node.attribute)
-    return fixed and len(node.input) == 1 and any(is_onnx_op(node, op) for op in _FORWARDERS)
+    return fixed and len(node.input) == 1 and any(is_onnx_op(node, op) for op in FORWARDERS)
 
 
 def _stored(scope: Scope, name: str) -> TensorProto | None:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from onnxdecomp.factoring import Factored, Fit, find_errors
 from onnxdecomp.factors import Chain, factorise
 from onnxdecomp.factors.chain import Floats
+from onnxdecomp.fitting import PLAIN_IS_BETTER
 
 # Fold, group, patches (n, taps · channels) and products (n, D / groups).
 Block = tuple[int, int, NDArray[np.float32], NDArray[np.float32]]
-PLAIN_IS_BETTER = "its plain factors do better on samples not fitted"
 # Eigenvalues below this share of the largest are raised to it.
 _FLOOR = 1e-6
 _JUDGED = 0
@@ -128,7 +128,7 @@ def _whitened(
     ]
     exact = Chain((dataclasses.replace(first, weight=np.concatenate(undone)), *rest), target.groups)
     stored = exact.cast(dtype)
-    if not all(np.isfinite(link.weight).all() for link in stored.links):
+    if not stored.finite():
         return None
     return dataclasses.replace(plain, chain=stored, errors=find_errors(target.weight, exact, stored, dtype))
 

@@ -45,6 +45,10 @@ class Chain:
         """The weight of the single convolution that computes what the chain computes, OIHW, grouped."""
         return np.concatenate([_compose(self, group) for group in range(self.groups)])
 
+    def finite(self) -> bool:
+        """Whether no weight has NaN or Inf."""
+        return all(bool(np.isfinite(link.weight).all()) for link in self.links)
+
     def cast(self, dtype: np.dtype[np.generic]) -> Chain:
         """The chain as it will be stored: rounded to `dtype`, held in float64 again."""
         with np.errstate(over="ignore"):
