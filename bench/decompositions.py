@@ -9,38 +9,42 @@ Latency does not depend on values: the chains hold seeded random factors of the 
 factored. Each model must run, with finite outputs of the original's shape, have the Convs its plan says, and
 lose none of them from the blocked NCHWc layout.
 
-    python -m bench.decompositions [--networks resnet18 …] [--rank 0.25] [--align 8] [--runs 100]
+    python -m bench.decompositions [--networks resnet18 …] [--rank 0.25] [--align 8]
+        [--duration 5 | --runs 100]
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.environment import write_results
+from bench.results import write_results
 from models import export
 from onnxdecomp.choose import Policy, chain_macs, choose, links, macs_ratio
 from onnxdecomp.factoring import Job, find_jobs
 from onnxdecomp.factors import Chain, Link
 from onnxdecomp.fit import applicable, rank_limits
 from onnxdecomp.inputs import Feeds, random_feeds
-from onnxdecomp.latency import WARMUP_RUNS, Race, placement
+from onnxdecomp.latency import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
 from onnxdecomp.model import load, save
+from onnxdecomp.placement import placement
 from onnxdecomp.plan import Choice
 from onnxdecomp.ranks import Ranks, parse_rank
-from onnxdecomp.runtime import onnxruntime
+from onnxdecomp.runtime import open_in_onnxruntime
 from onnxdecomp.sites import Site, survey
 from onnxdecomp.splice import Splicer
+from onnxdecomp.worker import Engine
 
 Row = dict[str, Any]
 Decisions = dict[str, Choice | str]
+Times = Mapping[str, Sequence[Launch]]
 
 NETWORKS = ("resnet18", "resnet50", "vgg16_cifar10")
 DEFAULT, RIVALS = "tucker2", ("tucker1", "spatial", "cp", "cp3")
@@ -121,14 +125,6 @@ def rewrite(path: Path, decisions: Decisions, out: Path) -> None:
     save(splicer.finish(), out)
 
 
-def session(path: Path) -> Any:
-    """`path` in ONNX Runtime on one CPU thread, all optimisations on."""
-    options = onnxruntime().SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def assert_right(
     paths: Mapping[str, Path],
     chosen: Mapping[str, Decisions],
@@ -137,10 +133,10 @@ def assert_right(
     align: int,
 ) -> None:
     """Every model gives finite outputs of the original's shape and has the Convs its plan says, in NCHWc."""
-    expected = [output.shape for output in session(paths[ORIGINAL]).run(None, dict(feeds))]
+    expected = [output.shape for output in open_in_onnxruntime(paths[ORIGINAL]).run(feeds).values()]
     outside = len(placement(paths[ORIGINAL]).plain)
     for name, decisions in chosen.items():
-        outputs = session(paths[name]).run(None, dict(feeds))
+        outputs = list(open_in_onnxruntime(paths[name]).run(feeds).values())
         assert [output.shape for output in outputs] == expected, name
         assert all(np.isfinite(output).all() and output.any() for output in outputs), name
         choices = [(site, decisions[site.name]) for site in sites]
@@ -149,19 +145,6 @@ def assert_right(
         assert len(convs.blocked) + len(convs.plain) == sum(wanted), name
         # Channels that are no multiple of 4 leave the blocked layout.
         assert align % 4 or len(convs.plain) <= outside, (name, sorted(convs.plain))
-
-
-def race(paths: Mapping[str, Path], feeds: Feeds, runs: int) -> dict[str, NDArray[np.float64]]:
-    """Seconds per run of each model, all of them in turns after a warm-up."""
-    sessions = {name: session(path) for name, path in paths.items()}
-    times = {name: np.empty(runs) for name in paths}
-    for run in range(-WARMUP_RUNS, runs):
-        for name, live in sessions.items():
-            start = time.perf_counter()
-            live.run(None, dict(feeds))
-            if run >= 0:
-                times[name][run] = time.perf_counter() - start
-    return times
 
 
 def conv_macs(sites: Sequence[Site], decisions: Decisions) -> int:
@@ -177,15 +160,14 @@ def rows_of(
     sites: Sequence[Site],
     chosen: Mapping[str, Decisions],
     paths: Mapping[str, Path],
-    times: Mapping[str, NDArray[np.float64]],
+    times: Times,
 ) -> list[Row]:
     """The table of one network: the original first."""
     rows = []
     budget = conv_macs(sites, chosen[DEFAULT])
     for name, decisions in chosen.items():
         macs, convs = conv_macs(sites, decisions), placement(paths[name])
-        timed = Race(a=times[ORIGINAL], b=times[name])
-        low, high = timed.interval() if name != ORIGINAL else (1.0, 1.0)
+        gain = speedup(times[ORIGINAL], times[name])
         rows.append(
             {
                 "network": network,
@@ -195,26 +177,24 @@ def rows_of(
                 "convs": len(convs.blocked) + len(convs.plain),
                 "convs_outside_nchwc": len(convs.plain),
                 "reorders": convs.reorders,
-                "median_ms": round(1e3 * float(np.median(timed.b)), 4),
-                "speedup": round(timed.speedup, 3),
-                "speedup_low": round(low, 3),
-                "speedup_high": round(high, 3),
+                "median_ms": round(1e3 * medians(times[name]), 4),
+                "speedup": round(gain.ratio, 3),
+                "speedup_low": round(gain.low, 3),
+                "speedup_high": round(gain.high, 3),
             }
         )
     return rows
 
 
-def winners(rows: Sequence[Row], times: Mapping[str, NDArray[np.float64]]) -> list[str]:
+def winners(rows: Sequence[Row], times: Times) -> list[str]:
     """The fastest of the methods at equal MACs, and those whose time is not surely longer."""
     level = [row for row in rows if row["variant"] in (DEFAULT, *RIVALS)]
     level = [row for row in level if abs(row["macs_over_tucker2"] - 1) <= TOLERANCE]
     best, *others = [row["variant"] for row in sorted(level, key=lambda row: float(row["median_ms"]))]
-    return [best, *(name for name in others if Race(a=times[name], b=times[best]).interval()[0] <= 1)]
+    return [best, *(name for name in others if speedup(times[name], times[best]).low <= 1)]
 
 
-def measure(
-    network: str, rank: str, align: int, runs: int, scratch: Path
-) -> tuple[list[Row], dict[str, NDArray[np.float64]]]:
+def measure(network: str, rank: str, align: int, budget: Budget, scratch: Path) -> tuple[list[Row], Times]:
     """The table of one network, and the times behind it."""
     path = export(network, scratch / f"{network}.onnx")
     model = load(path)
@@ -227,7 +207,9 @@ def measure(
             rewrite(path, decisions, paths[name])
     feeds = random_feeds(model.proto, {})
     assert_right(paths, chosen, sites, feeds, align)
-    times = race(paths, feeds, runs)
+    contestants = [Contestant(path=each, feeds=feeds) for each in paths.values()]
+    launches = race(contestants, Engine(threads=1), budget)
+    times = dict(zip(paths, launches, strict=True))
     return rows_of(network, sites, chosen, paths, times), times
 
 
@@ -243,14 +225,16 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--rank", default="0.25")
     parser.add_argument("--align", type=int, default=Policy().align)
-    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--duration", type=float, default=5.0, help="seconds of timed runs of each model")
+    parser.add_argument("--runs", type=int, help="timed runs of each model at least; then no duration")
     arguments = parser.parse_args()
+    budget = Budget(duration=arguments.duration, runs=arguments.runs)
     rows: list[Row] = []
     won: dict[str, list[str]] = {}
     for network in arguments.networks:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            new, times = measure(network, arguments.rank, arguments.align, arguments.runs, folder)
+            new, times = measure(network, arguments.rank, arguments.align, budget, folder)
         print(
             *([] if rows else [line({name: name for name in new[0]})]), *map(line, new), sep="\n", flush=True
         )
@@ -265,14 +249,15 @@ def main() -> None:
         "provider": "CPUExecutionProvider",
         "threads": 1,
         "warmup_runs": WARMUP_RUNS,
-        "runs": arguments.runs,
+        "budget": asdict(budget),
         "rank": arguments.rank,
         "align": arguments.align,
         "weights": "random",
         "fastest": won,
         "never_fastest": never,
     }
-    print(write_results(f"decompositions-rank{arguments.rank}-align{arguments.align}", rows, options))
+    question = f"decompositions-rank{arguments.rank}-align{arguments.align}"
+    print(write_results("-".join([question, *won]) if len(won) == 1 else question, rows, options))
 
 
 if __name__ == "__main__":

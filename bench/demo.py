@@ -20,19 +20,20 @@ from rich.console import Console
 from rich.table import Table
 
 import onnxdecomp
-from bench.environment import cpu_name
 from models import ModelsError, export, fetch
+from onnxdecomp.environment import cpu_name
 from onnxdecomp.inputs import Feeds, random_feeds
-from onnxdecomp.latency import Race, race
+from onnxdecomp.latency import Budget, Contestant, Launch, medians, race, speedup
 from onnxdecomp.model import load
 from onnxdecomp.runtime import open_in_onnxruntime
 from onnxdecomp.tables import si
+from onnxdecomp.worker import Engine
 
 Floats = NDArray[np.float64]
 
 FOLDER = Path("demo")
 SIDE = 320
-RUNS = 15
+BUDGET = Budget(runs=15)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Half rank is worth it where it keeps 64 % of a weight's energy: 1 − 0.6².
 MOST_ERROR = 0.6
@@ -53,10 +54,12 @@ def main() -> None:
     pretrained = original.stem == "u2netp"
     photo = example_photo() if pretrained else None
     feeds = preprocess(photo) if photo is not None else random_feeds(load(original).proto, {})
-    outputs = {name: first_output(path, feeds) for name, path in {"original": original, **files}.items()}
+    paths = {"original": original, **files}
+    outputs = {name: first_output(path, feeds) for name, path in paths.items()}
+    contestants = [Contestant(path=path, feeds=feeds) for path in paths.values()]
     with console.status("timing, one thread"):
-        races = {name: race(original, path, feeds, RUNS) for name, path in files.items()}
-    console.print(before_after(original.stem, variants, races, outputs))
+        times = dict(zip(paths, race(contestants, Engine(threads=1), BUDGET), strict=True))
+    console.print(before_after(original.stem, variants, times, outputs))
     for name, path in files.items():
         console.print(f"{name}: {path}")
     if photo is not None:
@@ -113,7 +116,7 @@ def overlap(a: Floats, b: Floats) -> float:
 def before_after(
     model: str,
     variants: Mapping[str, onnxdecomp.Result],
-    races: Mapping[str, Race],
+    times: Mapping[str, Sequence[Launch]],
     outputs: Mapping[str, Floats],
 ) -> Table:
     """One column per variant, the original first."""
@@ -125,21 +128,21 @@ def before_after(
     for name in ("", "original", *variants):
         table.add_column(name, justify="right" if name else "left")
     before = next(iter(variants.values())).totals
-    latency = float(np.median(np.concatenate([timed.a for timed in races.values()])))
-    results, timed = list(variants.values()), [races[name] for name in variants]
-    intervals = [each.interval() for each in timed]
+    first, *rest = (milliseconds(medians(times[name])) for name in ("original", *variants))
+    results = list(variants.values())
+    gains = [speedup(times["original"], times[name]) for name in variants]
     overlaps = [overlap(outputs["original"], outputs[name]) for name in variants]
-    for label, first, rest in (
+    for label, left, right in (
         ("Convs rewritten", "", [f"{len(r.plan.sites)} of {len(r.sites)}" for r in results]),
         ("parameters", si(before.params[0]), [si(r.totals.params[1]) for r in results]),
         ("MACs", si(before.macs[0]), [si(r.totals.macs[1]) for r in results]),
         ("file", si(before.nbytes[0], "B"), [si(r.totals.nbytes[1], "B") for r in results]),
-        ("latency, median", milliseconds(latency), [milliseconds(float(np.median(t.b))) for t in timed]),
-        ("speed-up", "", [f"{t.speedup:.2f}×" for t in timed]),
-        ("  95 % interval", "", [f"{low:.2f}–{high:.2f}×" for low, high in intervals]),
+        ("latency, median", first, rest),
+        ("speed-up", "", [f"{gain.ratio:.2f}×" for gain in gains]),
+        ("  95 % interval", "", [f"{gain.low:.2f}–{gain.high:.2f}×" for gain in gains]),
         ("overlap with the original mask", "", [f"{each:.0%}" for each in overlaps]),
     ):
-        table.add_row(label, first, *rest)
+        table.add_row(label, left, *right)
     return table
 
 

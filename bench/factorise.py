@@ -31,7 +31,7 @@ from tensorly.tenalg import multi_mode_dot
 from threadpoolctl import ThreadpoolController
 
 import onnxdecomp
-from bench.environment import write_results
+from bench.results import write_results
 from models import export, fetch
 from onnxdecomp.factoring import Factored, Job, factor_all, find_jobs
 from onnxdecomp.factors import Chain, factorise

@@ -7,14 +7,15 @@ Kinds of factors, from the least to the most that samples say of them:
 * fitted: by least squares to a Conv's inputs and outputs in the original model (symmetric);
 * sequential: likewise, but with the inputs that the model rewritten so far gives (asymmetric).
 
-And ONNX Runtime's own static quantisation to int8.
+And ONNX Runtime's own quantisation to int8, static and dynamic.
 """
 
 from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,7 @@ def quantise(path: Path, out: Path, samples: Samples, *, per_channel: bool) -> N
     Its preprocessing, which folds BatchNormalizations, comes first, as its manual advises.
     """
     quantization: Any = importlib.import_module("onnxruntime.quantization")
-    prepare: Any = importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process
-    with tempfile.TemporaryDirectory() as scratch:
-        prepared = Path(scratch) / "prepared.onnx"
-        prepare(str(path), str(prepared), skip_symbolic_shape=True)
+    with _prepared(path) as prepared:
         quantization.quantize_static(
             str(prepared),
             str(out),
@@ -139,3 +137,24 @@ def quantise(path: Path, out: Path, samples: Samples, *, per_channel: bool) -> N
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=per_channel,
         )
+
+
+def quantise_dynamically(path: Path, out: Path, *, signed: bool) -> None:
+    """Write the model at `path` with int8 or uint8 weights, and activations quantised as they come.
+
+    Signed weights are ONNX Runtime's default. It needs no samples.
+    """
+    quantization: Any = importlib.import_module("onnxruntime.quantization")
+    kind = quantization.QuantType.QInt8 if signed else quantization.QuantType.QUInt8
+    with _prepared(path) as prepared:
+        quantization.quantize_dynamic(str(prepared), str(out), weight_type=kind)
+
+
+@contextmanager
+def _prepared(path: Path) -> Iterator[Path]:
+    """The model at `path` after the preprocessing that ONNX Runtime advises before quantisation."""
+    prepare: Any = importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = Path(scratch) / "prepared.onnx"
+        prepare(str(path), str(prepared), skip_symbolic_shape=True)
+        yield prepared

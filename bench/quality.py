@@ -9,7 +9,7 @@ with the original, on one thread at batch 1: run it on a quiet machine.
 The networks and images lie in a folder `shared` beside the checkout, or in --data-folder.
 
     python -m bench.quality [--models NAME …] [--ranks 0.5 …] [--kinds plain …] [--fit-samples 256]
-        [--test-samples 5000] [--runs 100] [--data-folder FOLDER]
+        [--test-samples 5000] [--duration 5 | --runs 100] [--data-folder FOLDER]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +33,23 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 import onnxdecomp
-from bench.environment import RESULTS, write_results
 from bench.kinds import FACTORS, INT8, Symmetric, Track, Whitened, carry_out, quantise
+from bench.results import RESULTS, write_results
 from onnxdecomp import Policy, Preprocessing, Result, Samples, open_samples
 from onnxdecomp.choose import links
 from onnxdecomp.compare import Tally
 from onnxdecomp.factoring import Job
 from onnxdecomp.inputs import Feeds
-from onnxdecomp.latency import WARMUP_RUNS, race
+from onnxdecomp.latency import WARMUP_RUNS, Budget, Contestant, medians, race, speedup
 from onnxdecomp.model import load, save
 from onnxdecomp.preprocessing import PRESETS
 from onnxdecomp.runtime import onnxruntime, open_in_onnxruntime
 from onnxdecomp.samples import BATCH
+from onnxdecomp.worker import Engine
 
 Row = dict[str, Any]
 
 DATA_FOLDER = Path(__file__).parents[2] / "shared"
-PICTURE = RESULTS / "quality.png"
 QDQ = "DequantizeLinear"
 # How far an original's accuracy may be from the known one: a point, or so many standard errors if more.
 POINT, ERRORS = 0.01, 3
@@ -132,14 +132,17 @@ def outputs(path: Path, samples: Samples) -> NDArray[np.float32]:
 
 
 class Exam:
-    """The original model, what it says of the test images, and how others do beside it."""
+    """The original model, what it says of the test images, and how others do beside it.
 
-    def __init__(self, name: str, path: Path, images: Images, runs: int) -> None:
-        self.name, self.path, self.images, self._runs = name, path, images, runs
+    `feeds` are one test image, for timing.
+    """
+
+    def __init__(self, name: str, path: Path, images: Images, budget: Budget) -> None:
+        self.name, self.path, self.images, self._budget = name, path, images, budget
         self._outputs = outputs(path, images.tested)
         self.top1 = self._top1(self._outputs)
-        self._feeds: Feeds = next(images.tested.batches(1))
-        self._cost = conv_cost(path, self._feeds)
+        self.feeds: Feeds = next(images.tested.batches(1))
+        self._cost = conv_cost(path, self.feeds)
 
     def _top1(self, found: NDArray[np.float32]) -> float:
         return float((found.argmax(axis=1) == self.images.labels).mean())
@@ -150,7 +153,7 @@ class Exam:
         assert abs(self.top1 - accuracy) <= max(POINT, ERRORS * error), (self.name, self.top1, accuracy)
 
     def judge(self, path: Path) -> Row:
-        """How near the model at `path` comes to the labels and to the original."""
+        """How near the model at `path` comes to the labels and to the original; outputs must be finite."""
         found, tally = outputs(path, self.images.tested), Tally("output")
         tally.add(self._outputs, found)
         fidelity = tally.fidelity()
@@ -164,20 +167,21 @@ class Exam:
 
     def time(self, path: Path) -> Row:
         """How much faster the model at `path` is."""
-        timed = race(self.path, path, self._feeds, self._runs)
-        low, high = timed.interval()
+        pair = [Contestant(path=each, feeds=self.feeds) for each in (self.path, path)]
+        a, b = race(pair, Engine(threads=1), self._budget)
+        gain = speedup(a, b)
         return {
-            "median_ms_original": round(1e3 * float(np.median(timed.a)), 4),
-            "median_ms": round(1e3 * float(np.median(timed.b)), 4),
-            "speedup": round(timed.speedup, 3),
-            "speedup_low": round(low, 3),
-            "speedup_high": round(high, 3),
+            "median_ms_original": round(1e3 * medians(a), 4),
+            "median_ms": round(1e3 * medians(b), 4),
+            "speedup": round(gain.ratio, 3),
+            "speedup_low": round(gain.low, 3),
+            "speedup_high": round(gain.high, 3),
         }
 
     def weigh(self, path: Path) -> Row:
         """How much smaller the model at `path` is: the original's parameters, MACs and bytes over its own."""
         before = (*self._cost, self.path.stat().st_size)
-        after = (*conv_cost(path, self._feeds), path.stat().st_size)
+        after = (*conv_cost(path, self.feeds), path.stat().st_size)
         names = ("params_ratio", "macs_ratio", "bytes_ratio")
         return {name: round(a / b, 3) for name, a, b in zip(names, before, after, strict=True)}
 
@@ -282,17 +286,28 @@ def row_of(exam: Exam, kind: str, rank: float | str, path: Path, seconds: float,
     }
 
 
-def measure(
-    name: str, network: Network, folder: Path, test: int | None, kinds: Sequence[str], runs: int
-) -> Iterable[Row]:
-    """All rows of one network."""
+def open_exam(name: str, network: Network, folder: Path, test: int | None, budget: Budget) -> Exam:
+    """The exam of one network, whose accuracy must be the known one; says how it does.
+
+    Args:
+        name: of the network.
+        network: how it is examined.
+        folder: has its model and images.
+        test: how many images to test on; None is all.
+        budget: of each race.
+    """
     path = folder / "models" / f"{name}.onnx"
     reader = cifar10 if network.images == "cifar10" else imagenet
     images = reader(folder / "data", load(path).proto, network.fit_samples, test)
-    exam = Exam(name, path, images, runs)
+    exam = Exam(name, path, images, budget)
     exam.assert_known(network.accuracy)
     counts = f"{len(images.tested)} images, {len(images.fitted)} others to fit to"
     print(f"{name}: top-1 {exam.top1:.4f} on {counts}", flush=True)
+    return exam
+
+
+def measure(exam: Exam, network: Network, kinds: Sequence[str]) -> Iterable[Row]:
+    """All rows of one network."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out.onnx"
         for rank in network.ranks:
@@ -338,7 +353,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=[*FACTORS, *INT8], default=[*FACTORS, *INT8])
     parser.add_argument("--fit-samples", type=int, help="default: 256 of CIFAR-10, 128 of ImageNet")
     parser.add_argument("--test-samples", type=int, help="default: all")
-    parser.add_argument("--runs", type=int, default=100, help="of each timed model")
+    parser.add_argument("--duration", type=float, default=5.0, help="seconds of timed runs of each model")
+    parser.add_argument("--runs", type=int, help="timed runs of each model at least; then no duration")
     parser.add_argument("--data-folder", type=Path, default=DATA_FOLDER, help=f"default: {DATA_FOLDER}")
     return parser.parse_args()
 
@@ -357,6 +373,7 @@ def require_data(folder: Path, models: Sequence[str]) -> None:
 def main() -> None:
     arguments = parse()
     require_data(arguments.data_folder, arguments.models)
+    budget = Budget(duration=arguments.duration, runs=arguments.runs)
     networks = {
         name: replace(
             NETWORKS[name],
@@ -370,7 +387,7 @@ def main() -> None:
         "threads": 1,
         "batch": 1,
         "warmup_runs": WARMUP_RUNS,
-        "runs": arguments.runs,
+        "budget": asdict(budget),
         "method": "tucker2",
         "align": {name: network.align for name, network in networks.items()},
         "fit_samples": {name: network.fit_samples for name, network in networks.items()},
@@ -378,22 +395,17 @@ def main() -> None:
         "int8": "quant_pre_process, quantize_static: QDQ, S8S8, MinMax",
     }
     rows: list[Row] = []
+    question = "-".join(["quality", *networks]) if len(networks) == 1 else "quality"
+    picture = RESULTS / f"{question}.png"
     for name, network in networks.items():
-        found = measure(
-            name,
-            network,
-            arguments.data_folder,
-            arguments.test_samples,
-            arguments.kinds,
-            arguments.runs,
-        )
-        for i, row in enumerate(found):
+        exam = open_exam(name, network, arguments.data_folder, arguments.test_samples, budget)
+        for i, row in enumerate(measure(exam, network, arguments.kinds)):
             print(*([line({key: key for key in row})] if i == 0 else []), line(row), sep="\n", flush=True)
             rows.append(row)
         # After each network: what is done is safe.
-        path = write_results("quality", rows, options)
-        plot(rows, PICTURE)
-    print(path, PICTURE, sep="\n")
+        path = write_results(question, rows, options)
+        plot(rows, picture)
+    print(path, picture, sep="\n")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, save
 from PIL import Image
 
 import onnxdecomp
-from bench.environment import RESULTS, write_results
+from bench.results import RESULTS, write_results
 from onnxdecomp.runtime import open_in_onnxruntime
 
 Floats = NDArray[np.float64]

@@ -75,15 +75,35 @@ def fit_all(
         yield from calibration.fit_all(jobs)
 
 
-class Calibration:
-    """The original model and the model rewritten so far, walked together over samples."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """What a job is fitted to.
 
-    def __init__(self, model: Model, samples: Samples, scratch: Path | None, *, freeze: bool) -> None:
+    Attributes:
+        weight: the original, in float64, shape (D, C / groups, *kernel).
+        heads: of its sites, those that can be fitted.
+        target: the moments, or why there are none.
+    """
+
+    weight: Floats
+    heads: tuple[Head, ...]
+    target: Target | WideTarget | str
+
+
+class Calibration:
+    """The original model and the model rewritten so far, walked together over samples.
+
+    Where it is not `sequential`, nothing is rewritten and there is one walk: of the original.
+    """
+
+    def __init__(
+        self, model: Model, samples: Samples, scratch: Path | None, *, freeze: bool, sequential: bool = True
+    ) -> None:
         folds = deal(samples)
         self._model, self._freeze = model, freeze
         self._folds = [fold for fold, part in enumerate(folds) for _ in part.batches(_BATCH)]
         with ExitStack() as stack:
-            self._before, self._after = (
+            walks = [
                 stack.enter_context(
                     Walk(
                         model.proto,
@@ -92,9 +112,10 @@ class Calibration:
                         scratch,
                     )
                 )
-                for _ in range(2)
-            )
+                for _ in range(2 if sequential else 1)
+            ]
             self._walks = stack.pop_all()
+        self._before, self._after = walks[0], walks[-1]
         self._count = 0
         self._ahead: set[int] = set()
 
@@ -114,20 +135,28 @@ class Calibration:
                 self._install(job, outcome)
             yield outcome
 
-    def _fit(self, job: Job) -> Factored | str:
-        dtype = helper.tensor_dtype_to_np_dtype(job.weight.data_type)
+    def prepare(self, job: Job) -> Prepared | str:
+        """Walk on to a job and gather what it is fitted to; or why it has no factors at all."""
         try:
             weight = read_finite_weight(job.anchors[0], self._model.folder)
         except NotFiniteError as error:
             return str(error)
+        found = [self._head(anchor) for anchor in job.anchors]
+        heads = [head for head in found if isinstance(head, Head)]
+        reasons = [head for head in found if isinstance(head, str)]
+        target = reasons[0] if reasons else self._target(job, weight, heads)
+        return Prepared(weight=weight, heads=tuple(heads), target=target)
+
+    def _fit(self, job: Job) -> Factored | str:
+        dtype = helper.tensor_dtype_to_np_dtype(job.weight.data_type)
+        prepared = self.prepare(job)
+        if isinstance(prepared, str):
+            return prepared
+        weight, heads, target = prepared.weight, prepared.heads, prepared.target
         found = [factor_one(weight, choice, job.groups, dtype) for choice in job.choices]
         plain = [each for each in found if isinstance(each, Factored)]
         if not plain:
             return found[0]
-        found_heads = [self._head(anchor) for anchor in job.anchors]
-        heads = [head for head in found_heads if isinstance(head, Head)]
-        reasons = [head for head in found_heads if isinstance(head, str)]
-        target = reasons[0] if reasons else self._target(job, weight, heads)
         if isinstance(target, str):
             best = min(plain, key=lambda each: each.errors.weight)
             return dataclasses.replace(best, fit=Fit(plain_because=target))

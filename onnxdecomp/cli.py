@@ -7,30 +7,30 @@ Exit codes: 0 done; 1 a check failed, nothing was written; 2 the command cannot 
 from __future__ import annotations
 
 import io
-import json
-import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from onnx import ModelProto
 from rich.console import Console
-from rich.progress import track
 
 from onnxdecomp import __version__
+from onnxdecomp.bench_command import bench
 from onnxdecomp.check import Baseline, Check, baseline, check
 from onnxdecomp.choose import AUTO, Policy, fitting_methods
 from onnxdecomp.compare import compare as compare_models
+from onnxdecomp.console import StoppedError, output_console, stop, to_json, tracked
 from onnxdecomp.data_options import (
     Channels,
     Data,
     Fitted,
     ImageSize,
+    InputShape,
+    JsonFile,
     LabelSource,
     Layout,
     Mean,
@@ -57,8 +57,6 @@ from onnxdecomp.sites import Site, survey_with_weights
 from onnxdecomp.survey_spectra import SiteSpectra, find_spectra
 from onnxdecomp.tables import check_view, fidelity_table, inspect_view, result_view, spectra_view
 
-T = TypeVar("T")
-
 DEFAULT_FITTED = 256
 UNVERIFIED = (
     "\naccuracy is unverified: --data PATH (a folder of images, an .npz or the like) fits the factors "
@@ -73,11 +71,9 @@ app = typer.Typer(
     help="Make trained CNNs smaller and faster by tensor decomposition: ONNX in, ONNX out.",
 )
 
+app.command()(bench)
+
 ModelFile = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=False)]
-InputShape = Annotated[
-    list[str],
-    typer.Option("--input-shape", metavar="NAME:DIMS", help="Fix unknown dimensions: x:1,3,224,224."),
-]
 Freeze = Annotated[
     bool,
     typer.Option("--freeze-weights", help="Treat weights that are overridable graph inputs as constant."),
@@ -86,7 +82,6 @@ MinChannels = Annotated[
     int, typer.Option(help="No two-sided chain where a group has fewer input or output channels.")
 ]
 Linear = Annotated[bool, typer.Option("--linear", help="Gemm and MatMul too.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")]
 
 
 def main() -> None:
@@ -94,7 +89,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a code page without arrows gets question marks
             stream.reconfigure(errors="replace")
-    previous = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         sys.exit(app(standalone_mode=False))
     except OnnxdecompError as error:
@@ -103,45 +98,16 @@ def main() -> None:
         _fail(error.format_message(), 2)
     except UnicodeDecodeError:
         _fail("a name in the model is not UTF-8 text; the file is damaged", 2)
-    except _StoppedError as error:
-        _fail("interrupted; nothing was written", 128 + error.number)
+    except StoppedError as error:
+        _fail(error.message, 128 + error.number)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-class _StoppedError(BaseException):
-    """SIGINT or SIGTERM arrived: unwind, so that scratch files go."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise _StoppedError(number)
-
-
 def _fail(message: str, code: int) -> None:
     print(f"onnxdecomp: {printable(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
-
-
-class _Output(Console):
-    def on_broken_pipe(self) -> None:
-        """Go on without a reader, as behind `| head -1`: what is printed is not what is done."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _console() -> Console:
-    # Where no terminal says how wide it is, lines that wrap help nobody.
-    return _Output(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160, highlight=False)
-
-
-def _tracked(work: Sequence[T], what: str = "factoring") -> Iterable[T]:
-    console = Console(stderr=True)
-    return track(work, description=what, console=console, transient=True, disable=not console.is_terminal)
 
 
 @app.callback(invoke_without_command=True)
@@ -180,12 +146,12 @@ def inspect(
     found = survey_with_weights(source, input_shapes=shapes, freeze=freeze_weights, linear=linear)
     sites = [anchor.site for anchor in found.anchors]
     wanted = found.anchors if spectrum or plot is not None else ()
-    modes = list(find_spectra(_tracked(wanted, "reading spectra"), policy, source.folder))
+    modes = list(find_spectra(tracked(wanted, "reading spectra"), policy, source.folder))
     if plot is not None:
         write_file(plot, lambda path: plot_spectra(modes, path), source.files())
     if json_file is not None:
-        write_text(json_file, _json(_inspection(sites, policy, found.notes, modes)), source.files())
-    console = _console()
+        write_text(json_file, to_json(_inspection(sites, policy, found.notes, modes)), source.files())
+    console = output_console()
     console.print(inspect_view(sites, policy, found.notes))
     if spectrum:
         console.print(spectra_view(modes))
@@ -300,9 +266,9 @@ def rewrite(
         data=sets.fitted if sets is not None else None,
         scratch=output.parent if output is not None else None,
         jobs=jobs,
-        track=_tracked,
+        track=tracked,
     )
-    summary = _console()
+    summary = output_console()
     summary.print(result_view(result))
     if output is None or dry_run:
         outcome = Check(status="not checked", reason="--dry-run")
@@ -379,11 +345,7 @@ def _write_documents(
         write_text(save_plan, result.plan.to_json(), keep)
     if json_file is not None:
         measured = {"check": outcome.to_dict()} | ({"quality": quality.to_dict()} if quality else {})
-        write_text(json_file, _json(result.to_dict() | measured), keep)
-
-
-def _json(document: Any) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_text(json_file, to_json(result.to_dict() | measured), keep)
 
 
 @app.command()
@@ -421,8 +383,8 @@ def compare(
     outputs = compare_models(a, b, feeds, input_shapes=parse_input_shapes(input_shape))
     if json_file is not None:
         document = {"inputs": str(data) if data else "random", "outputs": [o.to_dict() for o in outputs]}
-        write_text(json_file, _json(document), keep)
-    console = _console()
+        write_text(json_file, to_json(document), keep)
+    console = output_console()
     console.print(f"on {f'the samples in {data}' if data else 'random inputs'}, the outputs differ by\n")
     console.print(fidelity_table(outputs))
     if drawn and drawn.note:

@@ -1,4 +1,4 @@
-"""The options of the command line that name samples, for every command that takes them."""
+"""The options that several commands take: shapes, samples and how to read them, the report."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from onnxdecomp.errors import UsageError
 from onnxdecomp.preprocessing import CHANNELS, LAYOUTS, PRESETS, Preprocessing
 from onnxdecomp.samples import Samples, open_samples
 
+InputShape = Annotated[
+    list[str],
+    typer.Option("--input-shape", metavar="NAME:DIMS", help="Fix unknown dimensions: x:1,3,224,224."),
+]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")]
 Data = Annotated[
     Path | None,
     typer.Option(

@@ -1,112 +1,258 @@
-"""How long models take in ONNX Runtime, side by side, and in which layout their Convs run."""
+"""How long models take in ONNX Runtime, each in a process of its own, in turns.
+
+What disturbs a timing is slower than one run: other programs, the clock, where in memory a process
+happened to put its weights. So the models take turns (A B, B A, …), every process is started several
+times over, and the interval comes from resampling whole launches, not runs (Kalibera and Jones 2013,
+"Rigorous benchmarking in reasonable time").
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
-import tempfile
+import pickle
+import subprocess
+import sys
 import time
-from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import onnx
+import scipy.stats
 from numpy.typing import NDArray
 
+from onnxdecomp import worker
+from onnxdecomp.errors import RunError, UsageError, first_line
 from onnxdecomp.inputs import Feeds
 from onnxdecomp.runtime import onnxruntime
+from onnxdecomp.worker import Engine
 
 WARMUP_RUNS = 10
-_NCHWC = "com.microsoft.nchwc"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Race:
-    """Times of two models that ran in turns, A B A B, in seconds per run.
-
-    Attributes:
-        a: times of the first model, shape (runs,).
-        b: times of the second, shape (runs,).
-    """
-
-    a: NDArray[np.float64]
-    b: NDArray[np.float64]
-
-    @property
-    def speedup(self) -> float:
-        """Median time of a over median time of b: above 1 where b is faster."""
-        return float(np.median(self.a) / np.median(self.b))
-
-    def interval(self, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-        """95 % percentile bootstrap interval of the speed-up (Efron and Tibshirani 1993, chapter 13)."""
-        generator = np.random.default_rng(seed)
-        picks = generator.integers(0, len(self.a), (2, resamples, len(self.a)))
-        ratios = np.median(self.a[picks[0]], axis=1) / np.median(self.b[picks[1]], axis=1)
-        low, high = np.percentile(ratios, [2.5, 97.5])
-        return float(low), float(high)
-
-
-def race(a: str | os.PathLike[str], b: str | os.PathLike[str], feeds: Feeds, runs: int = 50) -> Race:
-    """Time two models on the same inputs with one CPU thread each, in turns, after a warm-up.
-
-    Turns make both see the same disturbances. One thread, because the pools of two live sessions would
-    spin against each other.
-
-    Raises:
-        MissingExtraError: onnxruntime is not installed.
-    """
-    sessions = [_session(a), _session(b)]
-    times = np.empty((2, runs))
-    for run in range(-WARMUP_RUNS, runs):
-        for i, session in enumerate(sessions):
-            start = time.perf_counter()
-            session.run(None, dict(feeds))
-            if run >= 0:
-                times[i, run] = time.perf_counter() - start
-    return Race(a=times[0], b=times[1])
-
-
-def _session(path: str | os.PathLike[str], optimised: Path | None = None) -> Any:
-    ort = onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if optimised is not None:
-        options.optimized_model_filepath = str(optimised)
-        options.log_severity_level = 4  # it warns that the optimised file is for this machine alone
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+TURNS = 4
+_LAUNCHES = 10
+_FEWEST_LAUNCHES = 3
+_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where the Convs of a model run after ONNX Runtime has optimised it.
+class Budget:
+    """How long to measure each model.
 
     Attributes:
-        blocked: names of the Convs in the blocked NCHWc layout, as ONNX Runtime made them.
-        plain: names of all other Convs.
-        reorders: nodes that convert between the layouts.
+        duration: seconds of timed runs.
+        runs: that many timed runs at least, whatever they take; None goes by the duration.
     """
 
-    blocked: frozenset[str]
-    plain: frozenset[str]
-    reorders: int
+    duration: float = 5.0
+    runs: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.duration > 0 and math.isfinite(self.duration)):
+            raise UsageError(f"a duration of {self.duration:g} s is none; give a positive number of seconds")
+        if self.runs is not None and self.runs < 1:
+            raise UsageError(f"{self.runs} runs are too few; give 1 or more")
 
 
-def placement(path: str | os.PathLike[str]) -> Placement:
-    """Look into the graph that ONNX Runtime's CPU provider makes of the model at `path`.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Contestant:
+    """A model that is to be timed on one set of inputs."""
+
+    path: Path
+    feeds: Feeds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Launch:
+    """What one process measured of its model.
+
+    Attributes:
+        seconds: of each run, in order; shape (runs,).
+        load_s: seconds to load the model.
+        copies_s: seconds to copy inputs to the device and outputs back; None where they stay on the host.
+        peak_memory: the process's largest resident set, bytes; None where the system does not tell.
+    """
+
+    seconds: NDArray[np.float64]
+    load_s: float
+    copies_s: float | None
+    peak_memory: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speedup:
+    """How much faster the second of two models is.
+
+    Attributes:
+        ratio: median time of the first over median time of the second.
+        low: lower end of the 95 % interval.
+        high: its upper end.
+    """
+
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the interval leaves 1 out."""
+        return not self.low <= 1 <= self.high
+
+    def to_dict(self) -> dict[str, float]:
+        """As in JSON reports."""
+        return dataclasses.asdict(self)
+
+
+def medians(launches: Sequence[Launch]) -> float:
+    """The median time of all runs, seconds."""
+    return float(np.median(np.concatenate([launch.seconds for launch in launches])))
+
+
+def speedup(a: Sequence[Launch], b: Sequence[Launch], seed: int = 0) -> Speedup:
+    """Compare two models by launches that ran side by side, `a[i]` beside `b[i]`.
+
+    The interval is a 95 % percentile bootstrap over pairs of launches (Efron and Tibshirani 1993, chapter
+    13), widened for their small number (Hesterberg 2015, "What teachers should know about the bootstrap",
+    section 5.2). One launch has no interval: it is everything.
+    """
+    ratio = medians(a) / medians(b)
+    n = len(a)
+    if n < 2:
+        return Speedup(ratio=ratio, low=0.0, high=math.inf)
+    runs = min(len(launch.seconds) for launch in (*a, *b))
+    first, second = (np.stack([launch.seconds[:runs] for launch in each]) for each in (a, b))
+    picks = np.random.default_rng(seed).integers(0, n, (_RESAMPLES, n))
+    ratios = np.array([np.median(first[pick]) / np.median(second[pick]) for pick in picks])
+    tail = scipy.stats.norm.cdf(-math.sqrt(n / (n - 1)) * scipy.stats.t.ppf(0.975, n - 1))
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    # The median of the whole may lie outside where launches are few.
+    return Speedup(ratio=ratio, low=min(float(low), ratio), high=max(float(high), ratio))
+
+
+def race(
+    contestants: Sequence[Contestant], engine: Engine | Sequence[Engine], budget: Budget
+) -> list[list[Launch]]:
+    """Time several models side by side; per model its launches, those at one place ran together.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
+        RunError: a model does not load or run, or not on the execution provider asked for.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        optimised = Path(scratch) / "optimised.onnx"
-        _session(path, optimised)
-        graph = onnx.load(optimised, load_external_data=False).graph
-    kinds = Counter(node.op_type for node in graph.node)
-    convs = [node for node in graph.node if node.op_type in ("Conv", "FusedConv", "NhwcFusedConv")]
-    return Placement(
-        blocked=frozenset(node.name for node in convs if node.domain == _NCHWC),
-        plain=frozenset(node.name for node in convs if node.domain != _NCHWC),
-        reorders=kinds["ReorderInput"] + kinds["ReorderOutput"],
-    )
+    rounds = [found for found, _ in launches(contestants, engine, budget)]
+    return [list(each) for each in zip(*rounds, strict=True)]
+
+
+def launches(
+    contestants: Sequence[Contestant], engine: Engine | Sequence[Engine], budget: Budget
+) -> Iterator[tuple[tuple[Launch, ...], float]]:
+    """As `race`, one launch of each model at a time, with the share done: what is known can be shown early.
+
+    Args:
+        contestants: the models.
+        engine: how to run them, or how to run each.
+        budget: shared out among the launches.
+    """
+    onnxruntime()
+    engines = [engine] * len(contestants) if isinstance(engine, Engine) else list(engine)
+    number, runs = _LAUNCHES, 0
+    done = 0
+    while done < number:
+        with ExitStack() as stack:
+            began = time.perf_counter()
+            processes = [
+                stack.enter_context(_process(each, own))
+                for each, own in zip(contestants, engines, strict=True)
+            ]
+            for process in processes:
+                process.warm_up()
+            if not runs:
+                overhead = (time.perf_counter() - began) / len(contestants)
+                number, runs = _shares(budget, overhead, max(process.single for process in processes))
+            _take_turns(processes, runs, done)
+            found = tuple(process.launch() for process in processes)
+        done += 1
+        yield found, done / number
+
+
+def _shares(budget: Budget, overhead: float, single: float) -> tuple[int, int]:
+    """How many launches, and runs per turn: fewer launches where starting costs more than measuring."""
+    wanted = budget.runs if budget.runs is not None else math.ceil(budget.duration / single)
+    affordable = int(wanted * single / max(overhead, 1e-3))
+    number = min(max(affordable, _FEWEST_LAUNCHES), _LAUNCHES)
+    if budget.runs is not None:
+        number = min(number, math.ceil(budget.runs / TURNS))
+    return number, max(1, math.ceil(wanted / (number * TURNS)))
+
+
+def _take_turns(processes: Sequence[_Process], runs: int, launch: int) -> None:
+    for turn in range(TURNS):
+        order = processes if (turn + launch) % 2 == 0 else processes[::-1]
+        for process in order:
+            process.run(1)  # wakes the threads, and brings the weights back into the caches
+            process.run(runs, timed=True)
+
+
+@dataclass(slots=True)
+class _Process:
+    name: str
+    child: subprocess.Popen[bytes]
+    load_s: float = 0.0
+    copies_s: float | None = None
+    single: float = 0.0
+    peak: int | None = None
+    seconds: list[NDArray[np.float64]] = dataclasses.field(default_factory=list)
+
+    def ask(self, call: Any) -> Any:
+        try:
+            pickle.dump(call, cast(Any, self.child.stdin))
+            cast(Any, self.child.stdin).flush()
+            fine, answer = pickle.load(cast(Any, self.child.stdout))
+        except (EOFError, BrokenPipeError) as error:
+            raise RunError(
+                f"ONNX Runtime's process for {self.name} died (exit {self.child.wait()}); "
+                "perhaps there was too little memory"
+            ) from error
+        if not fine:
+            raise RunError(f"ONNX Runtime does not run {self.name}: {first_line(Exception(answer))}")
+        return answer
+
+    def run(self, runs: int, *, timed: bool = False) -> NDArray[np.float64]:
+        seconds, self.peak = self.ask(runs)
+        if timed:
+            self.seconds.append(seconds)
+        return cast(NDArray[np.float64], seconds)
+
+    def warm_up(self) -> None:
+        self.single = float(np.median(self.run(WARMUP_RUNS)))
+
+    def launch(self) -> Launch:
+        return Launch(
+            seconds=np.concatenate(self.seconds),
+            load_s=self.load_s,
+            copies_s=self.copies_s,
+            peak_memory=self.peak,
+        )
+
+
+@contextmanager
+def _process(contestant: Contestant, engine: Engine) -> Iterator[_Process]:
+    # Ctrl-C is this process's to answer; -P keeps the package's file names from hiding other modules.
+    command = [sys.executable, "-P", worker.__file__]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        process = _Process(contestant.path.name, child)
+        settings = {field.name: getattr(engine, field.name) for field in dataclasses.fields(engine)}
+        opened = process.ask((os.fspath(contestant.path), settings, dict(contestant.feeds)))
+        process.load_s, process.copies_s, providers = opened
+        if providers[0] != engine.provider:
+            raise RunError(
+                f"ONNX Runtime could not start {engine.provider} and fell back to {providers[0]}: "
+                "its libraries are missing or do not fit"
+            )
+        yield process
+    finally:
+        child.kill()
+        child.communicate()

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from onnxdecomp.benchmark import Cell, cell_rows
 from onnxdecomp.errors import MissingExtraError, UsageError
+from onnxdecomp.layers import Layer
 from onnxdecomp.survey_spectra import SiteSpectra
 
 
@@ -55,4 +57,48 @@ def plot_spectra(found: Sequence[SiteSpectra], path: Path) -> None:
     mappable.set_clim(1, max(len(found), 2))
     figure.colorbar(mappable, ax=panels, label="site, in graph order")
     figure.suptitle(f"{len(found)} sites: the faster a curve rises, the lower the rank that will do")
+    figure.savefig(path, dpi=130)
+
+
+def plot_times(cells: Sequence[Cell], path: Path) -> None:
+    """Draw the median latency of every model, one group of bars per setting; whiskers from minimum to p90.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    rows = [row for cell in cells for row in cell_rows(cell)]
+    labels = [f"{r['model']}\n{r['provider']}, threads {r['threads']}, batch {r['batch']}" for r in rows]
+    figure = _figure_class()(figsize=(8, 0.6 + 0.55 * len(rows)), layout="constrained")
+    panel = figure.subplots()
+    medians = np.array([row["median_ms"] for row in rows])
+    below = medians - [row["min_ms"] for row in rows]
+    above = np.array([row["p90_ms"] for row in rows]) - medians
+    colours = [f"C{i}" for cell in cells for i in range(len(cell.names))]
+    panel.barh(labels, medians, xerr=(below, above), color=colours, capsize=3)
+    panel.invert_yaxis()
+    panel.set_xlabel("ms per run: median, from minimum to 90th percentile")
+    panel.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=130)
+
+
+def plot_layers(names: Sequence[str], layers: Sequence[Layer], path: Path) -> None:
+    """Draw the time of every layer in every model; the names of layers that got slower are red.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure = _figure_class()(figsize=(10, 0.8 + 0.28 * len(layers)), layout="constrained")
+    panel = figure.subplots()
+    places = np.arange(len(layers))
+    height = 0.8 / len(names)
+    for m, name in enumerate(names):
+        times = [1e3 * layer.seconds(m) for layer in layers]
+        panel.barh(places + height * (m - (len(names) - 1) / 2), times, height, label=name)
+    panel.set_yticks(places, [layer.name for layer in layers], fontsize=7)
+    for layer, text in zip(layers, panel.get_yticklabels(), strict=True):
+        text.set_color("red" if any(layer.slower(m) for m in range(1, len(names))) else "black")
+    panel.invert_yaxis()
+    panel.set_xlabel("ms per run, ONNX Runtime's profile")
+    panel.grid(axis="x", alpha=0.3)
+    panel.legend()
     figure.savefig(path, dpi=130)

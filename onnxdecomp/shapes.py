@@ -105,6 +105,37 @@ def _with_batch(shape: Shape | None) -> Shape | None:
     return (1, *shape[1:]) if shape and shape[0] is None else shape
 
 
+def batched_shapes(
+    model: ModelProto, given: InputShapes, batch: int | None
+) -> tuple[dict[str, Shape | None], int]:
+    """The shape of every input for runs of `batch` samples, and the batch size that comes of it.
+
+    Args:
+        model: whose inputs.
+        given: shapes of inputs; they may name a batch, which `batch` overrides where the model
+            leaves it open.
+        batch: the size of every first dimension that the model leaves open; None takes what is given,
+            else 1.
+
+    Raises:
+        UsageError: as `fixed_input_shapes`, or the model's batch is fixed at another size.
+    """
+    shapes = fixed_input_shapes(model, given)
+    declared = {i.name: declared_shape(i) for i in graph_inputs(model)}
+    batched = {name: shape for name, shape in shapes.items() if shape}
+    open_ones = [name for name in batched if not (own := declared[name]) or own[0] is None]
+    if batch is not None:
+        shapes |= {name: (batch, *batched[name][1:]) for name in open_ones}
+    sizes = [shape[0] for name in open_ones or batched if (shape := shapes[name])]
+    size = next(filter(None, sizes), 1)
+    if batch not in (None, size):
+        raise UsageError(
+            f"the batch of input '{next(iter(batched))}' is fixed at {size}, so {batch} cannot run: "
+            "export the model with a dynamic batch axis"
+        )
+    return shapes, size
+
+
 def infer_shapes(model: ModelProto, given: InputShapes) -> InferredShapes:
     """Infer shapes with the inputs fixed as `fixed_input_shapes` says.
 

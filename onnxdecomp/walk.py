@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
@@ -154,27 +155,39 @@ class Walk:
         for run in range(self.runs):
             yield self._tape.read(name, run)
 
+    def replay(self, name: str, outputs: Sequence[str]) -> Callable[[int, Array], list[Array]]:
+        """What the rest of the model makes of other values of a tensor that has been reached.
+
+        Returns:
+            A function of a run and the tensor's value there to the tensors `outputs`. The walk stays where it
+            is.
+
+        Raises:
+            RunError: ONNX Runtime does not run the rest.
+        """
+        ready = {output for output in outputs if output in self._tape and output != name}
+        nodes = self._leading_to([output for output in outputs if output not in ready], name)
+        reads = {read for node in nodes for read in self._reads[id(node)]}
+        inputs = sorted(read for read in reads if read in self._tape)
+        computed = [output for output in outputs if output not in ready and output != name]
+        session = self._session(nodes, inputs, computed) if computed else None
+
+        def run(number: int, value: Array) -> list[Array]:
+            found = {name: value} | {each: self._tape.read(each, number) for each in ready}
+            if session is not None:
+                feeds = {each: value if each == name else self._tape.read(each, number) for each in inputs}
+                found |= dict(zip(computed, self._answers(session, computed, feeds), strict=True))
+            return [found[output] for output in outputs]
+
+        return run
+
     def forget(self, name: str) -> None:
         """Say that the tensor `name` will not be asked for again."""
         self._drop_unread({name})
 
     def _advance(self, target: str) -> None:
-        wanted: list[NodeProto] = []
-        queue, seen = [target], {target}
-        while queue:
-            name = queue.pop()
-            if name in self._tape or name in self._constants:
-                continue
-            node = self._producers.get(name)
-            if node is None:
-                raise RunError(f"nothing computes the tensor '{name}'")
-            wanted.append(node)
-            fresh = [read for read in self._reads[id(node)] if read not in seen]
-            seen.update(fresh)
-            queue.extend(fresh)
-        chosen = {id(node) for node in wanted}
-        nodes = [node for node in self._nodes if id(node) in chosen]
-        self._done |= chosen - self._fixed
+        nodes = self._leading_to([target])
+        self._done |= {id(node) for node in nodes} - self._fixed
         made = {name for node in nodes if id(node) not in self._fixed for name in filter(None, node.output)}
         ahead = {name for node in self._nodes if id(node) not in self._done for name in self._reads[id(node)]}
         outputs = sorted((made & ahead) | {target})
@@ -183,6 +196,23 @@ class Walk:
         self._run(nodes, inputs, outputs)
         self._drop_unread(set(inputs) - {target})
 
+    def _leading_to(self, targets: Sequence[str], *given: str) -> list[NodeProto]:
+        """The nodes between what is on the tape, or given, and some tensors, in order."""
+        chosen: set[int] = set()
+        queue, seen = list(targets), set(targets)
+        while queue:
+            name = queue.pop()
+            if name in self._tape or name in self._constants or name in given:
+                continue
+            node = self._producers.get(name)
+            if node is None:
+                raise RunError(f"nothing computes the tensor '{name}'")
+            chosen.add(id(node))
+            fresh = [read for read in self._reads[id(node)] if read not in seen]
+            seen.update(fresh)
+            queue.extend(fresh)
+        return [node for node in self._nodes if id(node) in chosen]
+
     def _drop_unread(self, names: set[str]) -> None:
         ahead = {name for node in self._nodes if id(node) not in self._done for name in self._reads[id(node)]}
         for name in names - ahead:
@@ -190,25 +220,32 @@ class Walk:
                 self._tape.drop(name)
 
     def _run(self, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        session = self._session(nodes, inputs, outputs)
+        for run in range(self.runs):
+            feeds = {name: self._tape.read(name, run) for name in inputs}
+            for name, value in zip(outputs, self._answers(session, outputs, feeds), strict=True):
+                self._tape.append(name, value)
+
+    def _session(self, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]) -> Any:
         ort = onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong arrives as an exception
         # Threads that spin between segments take the cores from the arithmetic there.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         segment = self._segment(nodes, inputs, outputs)
-        # onnxruntime's exceptions share no base class of their own.
+        # onnxruntime's exceptions share no base class of their own, here and below.
         try:
-            session = ort.InferenceSession(
+            return ort.InferenceSession(
                 segment.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-            for run in range(self.runs):
-                feeds = {name: self._tape.read(name, run) for name in inputs}
-                for name, value in zip(outputs, session.run(outputs, feeds), strict=True):
-                    self._tape.append(name, np.asarray(value))
         except Exception as error:
-            raise RunError(
-                f"ONNX Runtime does not run the model on the samples: {first_line(error)}"
-            ) from error
+            raise _refusal(error) from error
+
+    def _answers(self, session: Any, outputs: Sequence[str], feeds: Feeds) -> list[Array]:
+        try:
+            return [np.asarray(value) for value in session.run(outputs, dict(feeds))]
+        except Exception as error:
+            raise _refusal(error) from error
 
     def _segment(
         self, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]
@@ -236,6 +273,10 @@ class Walk:
             inlined.raw_data = extent(tensor, self._folder).read()
             tensor.CopyFrom(inlined)
         return segment
+
+
+def _refusal(error: Exception) -> RunError:
+    return RunError(f"ONNX Runtime does not run the model on the samples: {first_line(error)}")
 
 
 def _reads(node: NodeProto) -> Iterator[str]:
