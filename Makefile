@@ -48,5 +48,5 @@ clean:
 	@touch $@
 
 .venv/.dev: .venv/.torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,plot,torch,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,plot,search,torch,dev]"
 	@touch $@

@@ -96,7 +96,7 @@ def bench(
     usable, missing = find_providers(provider)
     wanted = settings(
         usable,
-        options=_parse_options(provider_option),
+        options=parse_options(provider_option),
         threads=_parse_counts("--threads", threads),
         batches=[None] if batch is None else _parse_counts("--batch", batch),
         precision=precision,
@@ -202,7 +202,12 @@ def _parse_counts(option: str, text: str) -> list[int]:
     return list(dict.fromkeys(counts))
 
 
-def _parse_options(texts: Sequence[str]) -> dict[str, str]:
+def parse_options(texts: Sequence[str]) -> dict[str, str]:
+    """`["a=b"]` as `{"a": "b"}`.
+
+    Raises:
+        UsageError: a text is not of that form.
+    """
     options = {}
     for text in texts:
         key, equals, value = text.partition("=")

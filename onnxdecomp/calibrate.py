@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -23,6 +23,7 @@ import numpy as np
 from onnx import NodeProto, helper
 from threadpoolctl import threadpool_limits
 
+from onnxdecomp.deviation import Deviation
 from onnxdecomp.emit import Wiring, chain_nodes, constant_tensor
 from onnxdecomp.errors import UsageError
 from onnxdecomp.factoring import (
@@ -127,7 +128,7 @@ class Calibration:
 
     def fit_all(self, jobs: Sequence[Job]) -> Iterator[Factored | str]:
         """The factors of every job, in order, which must be that of the graph; or why there are none."""
-        self._ahead = {id(anchor.node) for job in jobs for anchor in job.anchors}
+        self.announce(jobs)
         for job in jobs:
             self._ahead -= {id(anchor.node) for anchor in job.anchors}
             outcome = self._fit(job)
@@ -146,6 +147,43 @@ class Calibration:
         reasons = [head for head in found if isinstance(head, str)]
         target = reasons[0] if reasons else self._target(job, weight, heads)
         return Prepared(weight=weight, heads=tuple(heads), target=target)
+
+    def announce(self, jobs: Sequence[Job]) -> None:
+        """Say which jobs `prepare` will be called for."""
+        self._ahead = {id(anchor.node) for job in jobs for anchor in job.anchors}
+
+    def leave(self, job: Job) -> None:
+        """Go on from a job that was prepared, its sites as they are."""
+        for anchor in job.anchors:
+            for name in (anchor.node.input[0], anchor.output):
+                self._after.forget(name)
+
+    def output_errors(
+        self,
+        heads: Sequence[Head],
+        change: Callable[[Head, Array, Array], Array],
+        runs: int,
+    ) -> float:
+        """What the model's outputs lose where the output of sites is another; see `Deviation`.
+
+        Args:
+            heads: of the sites, each changed alone; their errors add up.
+            change: of a site, its input x and its output y: to the other output.
+            runs: of the first fold, at most.
+        """
+        numbers = [run for run, fold in enumerate(self._folds) if fold == 0][:runs]
+        total = 0.0
+        for head in heads:
+            names = self._before.behind(head.output)
+            replay = self._before.replay(head.output, names)
+            tallies = [Deviation() for _ in names]
+            for run in numbers:
+                x, y = (self._before.value(n, run) for n in (head.anchor.node.input[0], head.output))
+                for tally, a, b in zip(tallies, replay(run, y), replay(run, change(head, x, y)), strict=True):
+                    tally.add(a, b)
+            outputs = len(self._model.proto.graph.output)
+            total += sum(tally.share for tally in tallies) / outputs
+        return total
 
     def _fit(self, job: Job) -> Factored | str:
         dtype = helper.tensor_dtype_to_np_dtype(job.weight.data_type)
@@ -195,7 +233,7 @@ class Calibration:
             if values.size != 1 and (values.size != outputs or values.shape[-1] != outputs):
                 return "its bias has a row for each sample"
             bias = np.broadcast_to(values.reshape(-1), (outputs,)).copy()
-        output = (anchor.batchnorm.node if anchor.batchnorm is not None else anchor.node).output[0]
+        output = anchor.output
         if anchor.site.op == "Conv":
             return Head(anchor=anchor, output=output, bias=bias, alpha=1.0, beta=1.0, centred=True)
         scales = {a.name: a.f for a in anchor.node.attribute if a.name in ("alpha", "beta")}
@@ -247,6 +285,9 @@ class Calibration:
         """Patches and products of sites, block by block, the groups of each block in turn."""
         for head in heads:
             source = head.anchor.node.input[0]
+            if self._after is self._before:  # it runs past the input before all of that is read
+                self._after.hold(source)
+                self._after.hold(head.output)
             pairs = zip(self._after.values(source), self._before.values(head.output), strict=True)
             for fold, (x, y) in zip(self._folds, pairs, strict=True):
                 with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
@@ -327,16 +368,21 @@ def deal(samples: Samples) -> list[Samples]:
         raise UsageError(
             f"--data: the model takes {unit} samples at a time, and fitting needs two such batches"
         )
-    digests = []
-    for i, feeds in enumerate(dataclasses.replace(samples, batch=None).batches(1)):
-        digest = hashlib.blake2b(digest_size=16)
-        for name in sorted(feeds):
-            digest.update(np.ascontiguousarray(feeds[name]).tobytes())
-        digests.append((digest.digest(), i))
-    order = [i for _, i in sorted(digests)]
+    order = [i for _, i in sorted((digest, i) for i, digest in enumerate(sample_digests(samples)))]
     units = [order[start : start + unit] for start in range(0, len(order), unit)]
     folds = (list(chain.from_iterable(units[fold::_FOLDS])) for fold in range(min(_FOLDS, len(units))))
     return [samples.subset(fold) for fold in folds]
+
+
+def sample_digests(samples: Samples) -> list[bytes]:
+    """What tells every sample from all others."""
+    digests = []
+    for feeds in dataclasses.replace(samples, batch=None).batches(1):
+        digest = hashlib.blake2b(digest_size=16)
+        for name in sorted(feeds):
+            digest.update(np.ascontiguousarray(feeds[name]).tobytes())
+        digests.append(digest.digest())
+    return digests
 
 
 def blocks(

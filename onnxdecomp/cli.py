@@ -10,12 +10,10 @@ import io
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from onnx import ModelProto
 from rich.console import Console
 
 from onnxdecomp import __version__
@@ -39,25 +37,25 @@ from onnxdecomp.data_options import (
     Scale,
     Std,
     open_data,
+    sample_sets,
 )
 from onnxdecomp.errors import OnnxdecompError, UsageError, printable
 from onnxdecomp.factors import METHODS
-from onnxdecomp.labels import Labels, read_labels
-from onnxdecomp.model import data_path, load, require_target, staged, write_file, write_text
+from onnxdecomp.model import data_path, load, require_distinct, require_target, staged, write_file, write_text
 from onnxdecomp.plan import Plan
 from onnxdecomp.plots import plot_spectra, require_plot
-from onnxdecomp.preprocessing import Preprocessing, parse_preprocessing
-from onnxdecomp.quality import Quality, hold_out, measure_quality
+from onnxdecomp.preprocessing import parse_preprocessing
+from onnxdecomp.quality import Quality
 from onnxdecomp.report import Result
 from onnxdecomp.request import Request
 from onnxdecomp.rewrite import rewrite as rewrite_model
-from onnxdecomp.samples import BATCH, Samples
+from onnxdecomp.samples import BATCH
+from onnxdecomp.search_command import search
 from onnxdecomp.shapes import InputShapes, parse_input_shapes
 from onnxdecomp.sites import Site, survey_with_weights
 from onnxdecomp.survey_spectra import SiteSpectra, find_spectra
 from onnxdecomp.tables import check_view, fidelity_table, inspect_view, result_view, spectra_view
 
-DEFAULT_FITTED = 256
 UNVERIFIED = (
     "\naccuracy is unverified: --data PATH (a folder of images, an .npz or the like) fits the factors "
     "to samples and measures it"
@@ -72,6 +70,7 @@ app = typer.Typer(
 )
 
 app.command()(bench)
+app.command()(search)
 
 ModelFile = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=False)]
 Freeze = Annotated[
@@ -242,14 +241,14 @@ def rewrite(
         layout=layout,
     )
     loaded = load(model)
-    sets = _sample_sets(data, samples, labels, preprocessing, loaded.proto)
+    sets = sample_sets(data, samples, labels, preprocessing, loaded.proto)
     keep = loaded.files() | ({plan.resolve()} if plan is not None else set())
     keep |= sets.fitted.sources() if sets is not None else set()
     if output is not None:
         require_target(output, keep)
     for target in filter(None, (save_plan, json_file)):
         require_target(target, keep, device=True)
-    _require_distinct(output, output and data_path(output), save_plan, json_file)
+    require_distinct(output, output and data_path(output), save_plan, json_file)
     chosen = Plan.load(plan) if plan is not None else None
     Request.parse(rank, chosen, only, skip)  # a mistyped command is found before the original is run
     standard = _baseline(model, shapes, "--dry-run" if dry_run else None if run_check else "--no-check")
@@ -283,47 +282,6 @@ def rewrite(
     if sets is None:
         summary.print(UNVERIFIED, soft_wrap=True)
     summary.print(f"\nwrote {output}", soft_wrap=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _SampleSets:
-    """The samples to fit to, those held out, and the classes of these."""
-
-    fitted: Samples
-    held_out: Samples
-    labels: Labels | None
-
-    def measure(self, original: Path, rewritten: Path) -> Quality:
-        return measure_quality(
-            original, rewritten, self.held_out, fitted=len(self.fitted), labels=self.labels
-        )
-
-
-def _sample_sets(
-    data: Path | None,
-    count: int | None,
-    labels: str | None,
-    preprocessing: Preprocessing | None,
-    model: ModelProto,
-) -> _SampleSets | None:
-    drawn = open_data(data, model, preprocessing, None)
-    if drawn is None:
-        if count is not None or labels is not None:
-            raise UsageError("--samples and --labels speak of samples: name them with --data")
-        return None
-    fitted, held_out = hold_out(drawn, DEFAULT_FITTED if count is None else count)
-    return _SampleSets(fitted, held_out, read_labels(labels, held_out) if labels is not None else None)
-
-
-def _require_distinct(*targets: Path | None) -> None:
-    places: set[Path] = set()
-    for target in targets:
-        # A device takes what it is given.
-        if target is None or (target.exists() and not target.is_file()):
-            continue
-        if target.resolve() in places:
-            raise UsageError(f"{target} is named for two outputs; choose another name for one of them")
-        places.add(target.resolve())
 
 
 def _baseline(model: Path, shapes: InputShapes, not_wanted: str | None) -> Baseline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,12 @@ import typer
 from onnx import ModelProto
 
 from onnxdecomp.errors import UsageError
+from onnxdecomp.labels import Labels, read_labels
 from onnxdecomp.preprocessing import CHANNELS, LAYOUTS, PRESETS, Preprocessing
+from onnxdecomp.quality import Quality, hold_out, measure_quality
 from onnxdecomp.samples import Samples, open_samples
+
+DEFAULT_FITTED = 256
 
 InputShape = Annotated[
     list[str],
@@ -77,3 +82,39 @@ def open_data(
     if preprocessing is not None or count is not None:
         raise UsageError("--samples and the options of preprocessing speak of samples: name them with --data")
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSets:
+    """The samples to fit to, those held out, and the classes of these."""
+
+    fitted: Samples
+    held_out: Samples
+    labels: Labels | None
+
+    def measure(self, original: Path, rewritten: Path) -> Quality:
+        """What a rewrite did to the samples held out."""
+        return measure_quality(
+            original, rewritten, self.held_out, fitted=len(self.fitted), labels=self.labels
+        )
+
+
+def sample_sets(
+    data: Path | None,
+    count: int | None,
+    labels: str | None,
+    preprocessing: Preprocessing | None,
+    model: ModelProto,
+) -> SampleSets | None:
+    """The samples that `--data` names, dealt; None without it.
+
+    Raises:
+        UsageError: as `open_data`, or there are too few, or the labels do not match them.
+    """
+    drawn = open_data(data, model, preprocessing, None)
+    if drawn is None:
+        if count is not None or labels is not None:
+            raise UsageError("--samples and --labels speak of samples: name them with --data")
+        return None
+    fitted, held_out = hold_out(drawn, DEFAULT_FITTED if count is None else count)
+    return SampleSets(fitted, held_out, read_labels(labels, held_out) if labels is not None else None)

@@ -9,7 +9,8 @@
     ├── MissingExtraError    an optional package is needed and not installed
     ├── OutputError          the output cannot be written; nothing was
     ├── NothingSelectedError exit code 3: no Conv was chosen for decomposition
-    └── CheckError           exit code 1: the rewritten model failed its check; nothing was written
+    ├── CheckError           exit code 1: the rewritten model failed its check; nothing was written
+    └── GoalError            exit code 1: a search did not reach its goal; nothing was written
 
 Every message is one line: what is wrong, where, and what to do.
 """
@@ -49,6 +50,12 @@ class NothingSelectedError(OnnxdecompError):
 
 class CheckError(OnnxdecompError):
     """The rewritten model failed its check; nothing was written."""
+
+    exit_code = 1
+
+
+class GoalError(OnnxdecompError):
+    """A search did not reach its goal; nothing was written."""
 
     exit_code = 1
 

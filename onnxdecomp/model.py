@@ -265,6 +265,22 @@ def require_target(target: Path, keep: set[Path], *, device: bool = False) -> No
             )
 
 
+def require_distinct(*targets: Path | None) -> None:
+    """Refuse two outputs of one name; None and devices may stand several times.
+
+    Raises:
+        UsageError: a name stands twice.
+    """
+    places: set[Path] = set()
+    for target in targets:
+        # A device takes what it is given.
+        if target is None or (target.exists() and not target.is_file()):
+            continue
+        if target.resolve() in places:
+            raise UsageError(f"{target} is named for two outputs; choose another name for one of them")
+        places.add(target.resolve())
+
+
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turn the operating system's errors into one line that names the output."""

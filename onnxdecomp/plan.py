@@ -38,11 +38,15 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as a document: `{"version": 1, "sites": {NAME: {"method", "ranks": {"in", "out"}}}}`."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document as JSON values."""
         sites = {
             name: {"method": choice.method, "ranks": {"in": choice.ranks.input, "out": choice.ranks.output}}
             for name, choice in self.sites.items()
         }
-        return json.dumps({"version": 1, "sites": sites}, indent=2, ensure_ascii=False) + "\n"
+        return {"version": 1, "sites": sites}
 
     @classmethod
     def from_json(cls, text: str) -> Plan:

@@ -12,6 +12,8 @@ import numpy as np
 from onnxdecomp.benchmark import Cell, cell_rows
 from onnxdecomp.errors import MissingExtraError, UsageError
 from onnxdecomp.layers import Layer
+from onnxdecomp.searching.find import Outcome
+from onnxdecomp.searching.report import front_points, plan_cost, uniform
 from onnxdecomp.survey_spectra import SiteSpectra
 
 
@@ -100,5 +102,39 @@ def plot_layers(names: Sequence[str], layers: Sequence[Layer], path: Path) -> No
     panel.invert_yaxis()
     panel.set_xlabel("ms per run, ONNX Runtime's profile")
     panel.grid(axis="x", alpha=0.3)
+    panel.legend()
+    figure.savefig(path, dpi=130)
+
+
+def plot_search(outcome: Outcome, measure: str, path: Path) -> None:
+    """Draw the outputs' error against the cost of the sites: the front, uniform ranks, and what was tried.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure = _figure_class()(figsize=(7, 5), layout="constrained")
+    panel = figure.subplots()
+    whole = outcome.solution.kept_cost or 1.0
+    lines = {
+        "front, predicted": front_points(outcome.solution),
+        "uniform ranks, predicted": uniform(outcome.solution.weighed),
+    }
+    for (name, points), style in zip(lines.items(), ("-", ":"), strict=True):
+        panel.plot([cost / whole for cost, _ in points], [error for _, error in points], style, label=name)
+    panel.plot(1, 0, "k*", markersize=12, label="original")
+    for each in outcome.tried:
+        if each.error is not None:
+            chosen = each is outcome.best
+            cost = plan_cost(outcome.solution.weighed, each) / whole
+            panel.plot(
+                cost,
+                each.error,
+                "o",
+                color="tab:red" if chosen else "0.6",
+                label="chosen, measured" if chosen else None,
+            )
+    panel.set(xlabel=f"{measure} of the sites, of the original's", ylabel="relative error of the outputs")
+    panel.set_ylim(bottom=0)
+    panel.grid(alpha=0.3)
     panel.legend()
     figure.savefig(path, dpi=130)

@@ -110,6 +110,12 @@ class Anchor:
     batchnorm: BatchNorm | None
 
     @property
+    def output(self) -> str:
+        """The tensor that a chain in its place writes: behind a BatchNormalization that is folded."""
+        last: str = (self.batchnorm.node if self.batchnorm is not None else self.node).output[0]
+        return last
+
+    @property
     def transposed(self) -> bool:
         """Whether the stored weight is (inputs, outputs): that of a MatMul, or of a Gemm without transB."""
         return self.site.op == "MatMul" or (self.site.op == "Gemm" and not _flag(self.node, "transB"))

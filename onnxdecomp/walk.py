@@ -100,6 +100,7 @@ class Walk:
             raise
         self._index()
         self._done: set[int] = set()
+        self._held: set[str] = set()
 
     def __enter__(self) -> Walk:
         return self
@@ -155,6 +156,22 @@ class Walk:
         for run in range(self.runs):
             yield self._tape.read(name, run)
 
+    def value(self, name: str, run: int) -> Array:
+        """The tensor `name` in one run; it must have been reached, and still be read or held."""
+        return self._tape.read(name, run)
+
+    def hold(self, name: str) -> None:
+        """Keep the tensor `name`, once it is reached, until it is forgotten."""
+        self._held.add(name)
+
+    def behind(self, name: str) -> list[str]:
+        """The outputs of the model that follow from the tensor `name`."""
+        reached = {name}
+        for node in self._nodes:
+            if not reached.isdisjoint(self._reads[id(node)]):
+                reached.update(filter(None, node.output))
+        return [value.name for value in self._model.graph.output if value.name in reached]
+
     def replay(self, name: str, outputs: Sequence[str]) -> Callable[[int, Array], list[Array]]:
         """What the rest of the model makes of other values of a tensor that has been reached.
 
@@ -183,6 +200,7 @@ class Walk:
 
     def forget(self, name: str) -> None:
         """Say that the tensor `name` will not be asked for again."""
+        self._held.discard(name)
         self._drop_unread({name})
 
     def _advance(self, target: str) -> None:
@@ -215,7 +233,7 @@ class Walk:
 
     def _drop_unread(self, names: set[str]) -> None:
         ahead = {name for node in self._nodes if id(node) not in self._done for name in self._reads[id(node)]}
-        for name in names - ahead:
+        for name in names - ahead - self._held:
             if name in self._tape:
                 self._tape.drop(name)
 

@@ -53,12 +53,12 @@ class Engine:
 
 
 def open_session(
-    path: str, engine: Engine, *, optimised: str | None = None, profile: str | None = None
+    path: str | bytes, engine: Engine, *, optimised: str | None = None, profile: str | None = None
 ) -> Any:
     """An onnxruntime.InferenceSession, all optimisations on.
 
     Args:
-        path: the model.
+        path: the model, or the bytes of its file.
         engine: how to run it.
         optimised: where to write the graph that ONNX Runtime makes of it.
         profile: what the profile's file name is to begin with.
@@ -99,7 +99,7 @@ class Stopwatch:
         copies_s: seconds to copy inputs to the device and outputs back, None on the host.
     """
 
-    def __init__(self, path: str, engine: Engine, feeds: Arrays) -> None:
+    def __init__(self, path: str | bytes, engine: Engine, feeds: Arrays) -> None:
         start = time.perf_counter()
         self._session = open_session(path, engine)
         self.load_s = time.perf_counter() - start

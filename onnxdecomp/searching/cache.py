@@ -1,0 +1,78 @@
+"""What searches have measured before, on disk: small JSON files, one per machine or model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from onnxdecomp.model import write_text
+
+_VERSION = 1
+
+
+def cache_folder() -> Path:
+    """`$ONNXDECOMP_CACHE`, else `$XDG_CACHE_HOME/onnxdecomp`, else `~/.cache/onnxdecomp`."""
+    for variable, below in (("ONNXDECOMP_CACHE", ""), ("XDG_CACHE_HOME", "onnxdecomp")):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]) / below
+    return Path.home() / ".cache" / "onnxdecomp"
+
+
+def digest(*parts: bytes | str) -> str:
+    """A short name for what `parts` say."""
+    found = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        found.update(len(data).to_bytes(8, "little") + data)
+    return found.hexdigest()
+
+
+class Cache:
+    """Numbers by key, kept in one file together with what they were measured on.
+
+    Attributes:
+        path: of the file.
+        note: one line where the file was damaged and starts anew, else None.
+    """
+
+    def __init__(self, kind: str, conditions: Mapping[str, Any], folder: Path | None = None) -> None:
+        """
+        Args:
+            kind: first part of the file's name.
+            conditions: what the numbers hold for, as JSON values: others have another file.
+            folder: None is `cache_folder()`.
+        """
+        self._conditions = {"version": _VERSION, **conditions}
+        text = json.dumps(self._conditions, sort_keys=True)
+        self.path = (folder or cache_folder()) / f"{kind}-{digest(text)}.json"
+        self.note: str | None = None
+        self._values: dict[str, float] = {}
+        self._changed = False
+        if self.path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+            values = {str(key): float(value) for key, value in document["values"].items()}
+            if document["conditions"] != self._conditions or not all(map(math.isfinite, values.values())):
+                raise ValueError("it is about something else")
+            self._values = values
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self.note = f"the cache {self.path} is damaged and starts anew ({type(error).__name__})"
+
+    def get(self, key: str) -> float | None:
+        """The number, None where it is not known."""
+        return self._values.get(key)
+
+    def put(self, values: Mapping[str, float]) -> None:
+        """Add numbers and write the file."""
+        self._values |= values
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        document = {"conditions": self._conditions, "values": self._values}
+        write_text(self.path, json.dumps(document, indent=0), set())

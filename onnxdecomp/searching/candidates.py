@@ -1,0 +1,83 @@
+"""The choices a search weighs at every site."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from onnxdecomp.choose import Policy, fitting_methods, macs_ratio
+from onnxdecomp.factoring import Job, find_jobs
+from onnxdecomp.plan import Choice
+from onnxdecomp.ranks import Ranks
+from onnxdecomp.sites import Site, Survey
+
+# Ranks of a mode that are weighed, at most; of a decomposition with a single rank there may be more.
+_LEVELS = 16
+_SINGLE_LEVELS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Unit:
+    """Sites that share one weight, and so one choice.
+
+    Attributes:
+        job: of all these sites, with the first choice.
+        choices: what is weighed beside keeping them.
+    """
+
+    job: Job
+    choices: tuple[Choice, ...]
+
+    @property
+    def name(self) -> str:
+        """The first site's."""
+        return self.job.anchors[0].site.name
+
+    @property
+    def sites(self) -> list[Site]:
+        """All of them."""
+        return [anchor.site for anchor in self.job.anchors]
+
+
+def find_units(found: Survey, policy: Policy) -> list[Unit]:
+    """Every site that can be decomposed at all, with its choices, in graph order."""
+    choices = {anchor.site.name: _choices(anchor.site, policy) for anchor in found.anchors}
+    decisions = {name: own[0] if own else "kept" for name, own in choices.items()}
+    jobs = find_jobs(found, decisions, Policy(align=policy.align, min_channels=policy.min_channels))
+    return [Unit(job=job, choices=choices[job.anchors[0].site.name]) for job in jobs]
+
+
+def _choices(site: Site, policy: Policy) -> tuple[Choice, ...]:
+    methods = fitting_methods(site, policy)
+    if isinstance(methods, str):
+        return ()
+    c_in, c_out = site.group_channels
+    found: list[Choice] = []
+    if "svd" in methods:
+        found += [Choice("svd", Ranks(r, r)) for r in _levels(min(c_in, c_out), policy.align, _SINGLE_LEVELS)]
+    if "tucker2" in methods:
+        pairs = product(_levels(c_in, policy.align, _LEVELS), _levels(c_out, policy.align, _LEVELS))
+        found += [Choice("tucker2", Ranks(r, s)) for r, s in pairs]
+    if "tucker1" in methods:
+        for side, channels in enumerate((c_in, c_out)):
+            levels = _levels(channels, policy.align, _LEVELS) if channels >= policy.min_channels else ()
+            found += [Choice("tucker1", Ranks(None, r) if side else Ranks(r, None)) for r in levels]
+    return tuple(choice for choice in found if macs_ratio(site, choice) < 1)
+
+
+def _levels(channels: int, align: int, count: int) -> Sequence[int]:
+    """Multiples of `align` below `channels`, evenly spread, the smallest always among them."""
+    most = (channels - 1) // align
+    if most <= count:
+        return [align * i for i in range(1, most + 1)]
+    return sorted({align * max(1, round(most * i / count)) for i in range(1, count + 1)} | {align})
+
+
+def label(choice: Choice | None) -> str:
+    """A choice in a word, for keys and tables: "tucker2 64/96", "kept"."""
+    if choice is None:
+        return "kept"
+    ranks = dict.fromkeys((choice.ranks.input, choice.ranks.output))
+    sides = [choice.ranks.input, choice.ranks.output] if choice.method.startswith("tucker") else [*ranks]
+    return f"{choice.method} {'/'.join('–' if rank is None else str(rank) for rank in sides)}"

@@ -1,0 +1,92 @@
+"""A plan, and what is known of the model it makes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onnxdecomp.latency import Speedup
+from onnxdecomp.plan import Plan
+from onnxdecomp.quality import Quality
+from onnxdecomp.report import Result
+from onnxdecomp.searching.goal import Goal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Contender:
+    """A plan, and what is known of the model it makes.
+
+    Attributes:
+        plan: the choices.
+        predicted: relative error of the outputs, by adding up what single sites do.
+        speedup: of the whole model, measured; None where nothing is timed.
+        shares: of "macs", "params" (of all Convs) and "size" (of the file) that are left.
+        quality: on samples held out; None before it is fitted, and without samples.
+        result: the rewritten model, fitted where there are samples; None before that.
+    """
+
+    plan: Plan
+    predicted: float
+    speedup: Speedup | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    quality: Quality | None = None
+    result: Result | None = None
+
+    @property
+    def error(self) -> float | None:
+        """The measured relative error: root mean square over the outputs."""
+        if self.quality is None:
+            return None
+        errors = [each.relative_l2 for each in self.quality.outputs if each.relative_l2 is not None]
+        return math.sqrt(sum(e * e for e in errors) / len(errors)) if errors else None
+
+    def reached(self, goal: Goal) -> float | None:
+        """The figure that the goal is about; None where it was not measured."""
+        if goal.kind == "speedup":
+            return self.speedup.low if self.speedup is not None else None
+        if goal.kind in ("macs", "params", "size"):
+            return self.shares.get(goal.kind)
+        if self.quality is None:
+            return None
+        if goal.kind == "max_error":
+            return self.error
+        if goal.kind == "max_drop":
+            before, after = self.quality.accuracy or (math.nan, math.nan)
+            return before - after
+        return agreement(self.quality)
+
+    def meets(self, goal: Goal) -> bool:
+        """Whether the goal is reached by measurement, and the model is not slower than the original."""
+        slower = self.speedup is not None and self.speedup.ratio < 1
+        return not slower and self.within(goal)
+
+    def within(self, goal: Goal) -> bool:
+        """Whether the figure that the goal is about is reached."""
+        found = self.reached(goal)
+        if found is None:
+            return False
+        return found >= goal.value if goal.kind in ("speedup", "min_agreement") else found <= goal.value
+
+    def nearness(self, goal: Goal) -> float:
+        """Orders contenders by how near they come to a goal that none meets."""
+        found = self.reached(goal)
+        if found is None:
+            return -math.inf
+        return found if goal.kind in ("speedup", "min_agreement") else -found
+
+    def line(self) -> str:
+        """What is known, in one line."""
+        parts = [f"{len(self.plan.sites)} sites", f"predicted error {self.predicted:.3f}"]
+        if self.speedup is not None:
+            parts.append(f"{self.speedup.ratio:.2f}× as fast")
+        if "macs" in self.shares:
+            parts.append(f"MACs {self.shares['macs']:.0%}")
+        if self.error is not None:
+            parts.append(f"error {self.error:.3f}")
+        return ", ".join(parts)
+
+
+def agreement(quality: Quality) -> float | None:
+    """How often the first output that has classes names the original's."""
+    return next((o.top1_agreement for o in quality.outputs if o.top1_agreement is not None), None)

@@ -1,0 +1,258 @@
+"""From a goal to a model: choose, time, tighten, fit, measure."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnxdecomp.benchmark import subject_engine
+from onnxdecomp.console import StoppedError
+from onnxdecomp.latency import Budget, Contestant, medians, race, speedup
+from onnxdecomp.model import Model, load, save
+from onnxdecomp.plan import Plan
+from onnxdecomp.quality import measure_quality
+from onnxdecomp.report import Result
+from onnxdecomp.rewrite import rewrite
+from onnxdecomp.samples import Samples
+from onnxdecomp.searching.contender import Contender
+from onnxdecomp.searching.task import Task
+from onnxdecomp.searching.weigh import task_feeds, task_subject, weigh
+from onnxdecomp.searching.weighed import Solution, Weighed
+
+_TIMING = Budget(duration=2.0)
+_MOST_TIMINGS = 6
+_MOST_FITS = 4
+# Aimed at is a little more than the goal; a model this much faster than it gives some of that back.
+_MARGIN = 1.01
+_LOOSE = 1.03
+# Where nothing is known yet of how the goal's loss follows from the outputs' error.
+_FIRST_ERROR = 0.15
+_WIDEST_STEP = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outcome:
+    """What a search came to.
+
+    Attributes:
+        best: the best contender: one that meets the goal if there is any; None if nothing was tried.
+        met: whether it does.
+        tried: every contender, in order.
+        solution: the front that they were taken from.
+        original_seconds: the original's median time; None where nothing was timed.
+        stopped: whether the search was interrupted or ran out of time.
+        notes: what else is to be said.
+    """
+
+    best: Contender | None
+    met: bool
+    tried: tuple[Contender, ...]
+    solution: Solution
+    original_seconds: float | None
+    stopped: bool
+    notes: tuple[str, ...]
+
+
+def find(task: Task) -> Outcome:
+    """The best model for a goal; an interruption leaves the best so far, if there is any.
+
+    Raises:
+        NothingSelectedError: no site can be decomposed.
+        RunError, MissingExtraError: ONNX Runtime does not run the model.
+    """
+    model = load(task.path)
+    weighed, notes = weigh(task, model)
+    with tempfile.TemporaryDirectory(prefix=".onnxdecomp-", dir=task.scratch) as folder:
+        hunt = Hunt(task, model, weighed, Path(folder))
+        try:
+            hunt.run()
+        except StoppedError:
+            if not any(each.result is not None for each in hunt.tried):
+                raise
+            hunt.stopped = True
+        return hunt.outcome(notes)
+
+
+class Hunt:
+    """Rounds of choosing, timing and fitting, until the goal is met or out of reach."""
+
+    def __init__(self, task: Task, model: Model, weighed: Weighed, folder: Path) -> None:
+        self._task = task
+        self._weighed = weighed
+        self._folder = folder
+        self._contestant = Contestant(path=task.path, feeds=task_feeds(task, model)[0])
+        self._engine = subject_engine(task_subject(task, model), task.setting, self._contestant.feeds)
+        self._original: float | None = None
+        self.solution = weighed.solve()
+        self.tried: list[Contender] = []
+        self.stopped = False
+
+    def run(self) -> None:
+        """Until the goal is met or out of reach."""
+        if self._task.goal.kind == "speedup":
+            self._for_speed()
+        elif self._task.goal.bounds_cost:
+            self._for_share()
+        else:
+            self._for_loss()
+
+    def outcome(self, notes: list[str]) -> Outcome:
+        """What is known now: the best that meets the goal, else the best that was fitted, else timed."""
+        task = self._task
+        done = [each for each in self.tried if each.result is not None]
+        met = [each for each in done if each.meets(task.goal)]
+        best: Contender | None
+        if task.goal.bounds_cost:
+            best = min(met, key=_loss, default=None)
+        else:
+            best = max(met, key=_speed, default=None)
+        if best is None:
+            best = max(done or self.tried, key=lambda each: each.nearness(task.goal), default=None)
+        return Outcome(
+            best=best,
+            met=bool(met),
+            tried=tuple(self.tried),
+            solution=self.solution,
+            original_seconds=self._original,
+            stopped=self.stopped,
+            notes=tuple(notes),
+        )
+
+    def _for_speed(self) -> None:
+        """The least loss among models that many times faster, by timing whole models.
+
+        The sites' own times say which model comes next, corrected by what those before it really saved.
+        """
+        goal, front = self._task.goal.value, self.solution.front
+        (alone,) = race([self._contestant], self._engine, _TIMING)
+        original = self._original = medians(alone)
+        realised = 1.0
+        timed: dict[int, Contender] = {}
+        for _ in range(_MOST_TIMINGS):
+            saving = original * (1 - 1 / (goal * _MARGIN)) / realised
+            point = front.within_cost(self.solution.kept_cost - saving)
+            point = 0 if point is None else point
+            if point in timed or (timed and self._late()):
+                break
+            timed[point] = contender = self._timed(point)
+            found = contender.speedup
+            if found is None or goal <= found.low <= goal * _LOOSE:
+                break
+            saved = self.solution.kept_cost - float(front.costs[point])
+            realised = max((1 - 1 / found.low) * original / saved, 0.1) if saved > 0 else realised
+        good = [each for each in timed.values() if each.meets(self._task.goal)]
+        best = min(good, key=lambda each: each.predicted) if good else None
+        self._fit(best or max(timed.values(), key=lambda each: each.nearness(self._task.goal)))
+
+    def _for_share(self) -> None:
+        """The least loss among models with that share of the cost, by counting."""
+        goal, front = self._task.goal, self.solution.front
+        total = self._weighed.totals[goal.kind]
+        budget = self.solution.kept_cost - (1 - goal.value) * total
+        for _ in range(_MOST_TIMINGS):
+            point = front.within_cost(budget)
+            contender = self._timed(0 if point is None else point)
+            reached = contender.reached(goal)
+            if point is None or reached is None or reached <= goal.value or self._late():
+                break
+            budget -= (reached - goal.value) * total * _MARGIN  # what counting did not foresee
+        self._fit(contender)
+
+    def _shares(self, point: int, result: Result) -> dict[str, float]:
+        """What is left of multiply-accumulates and parameters by counting, and of the file as it is."""
+        before, after = result.totals.nbytes
+        return self.solution.shares(point) | {"size": after / before}
+
+    def _for_loss(self) -> None:
+        """The fastest model whose measured loss is within the goal, by fitting and measuring models."""
+        goal, front = self._task.goal, self.solution.front
+        error = goal.value if goal.kind == "max_error" else _FIRST_ERROR
+        below, above = 0.0, math.inf
+        seen: set[int] = set()
+        for _ in range(_MOST_FITS):
+            point = front.within_loss(error**2)
+            if point is None or point in seen or not self.solution.plan(point).sites:
+                break
+            seen.add(point)
+            contender = self._fit(self._timed(point))
+            slow = contender.speedup is not None and contender.speedup.ratio < 1
+            if contender.meets(goal) or (slow and contender.within(goal)):
+                below = error
+            else:
+                above = error
+            wanted = goal.value if goal.kind == "max_error" else None
+            error = _next_error(error, below, above, contender, wanted)
+            if self._late():
+                break
+
+    def _late(self) -> bool:
+        self.stopped = self._task.late()
+        return self.stopped
+
+    def _rewritten(self, plan: Plan, data: Samples | None) -> Result:
+        task = self._task
+        return rewrite(
+            task.path,
+            plan=plan,
+            policy=task.policy,
+            freeze_weights=task.freeze,
+            input_shapes={name: array.shape for name, array in self._contestant.feeds.items()},
+            data=data,
+            scratch=task.scratch,
+            track=task.track_jobs,
+        )
+
+    def _timed(self, point: int) -> Contender:
+        """A point of the front with plain factors, timed beside the original: factors do not change that."""
+        plan, task = self.solution.plan(point), self._task
+        contender = Contender(plan=plan, predicted=self.solution.error(point))
+        result = self._rewritten(plan, None)
+        contender = replace(contender, shares=self._shares(point, result))
+        if task.timed:
+            out = self._folder / "timed.onnx"
+            save(result.rewritten, out)
+            rival = replace(self._contestant, path=out)
+            first, second = race([self._contestant, rival], self._engine, _TIMING)
+            self._original = medians(first)
+            contender = replace(contender, speedup=speedup(first, second))
+        self.tried.append(contender)
+        task.say(contender.line())
+        return contender
+
+    def _fit(self, contender: Contender) -> Contender:
+        """The contender with its factors fitted in sequence, and its loss measured."""
+        task = self._task
+        result = self._rewritten(contender.plan, task.fitted)
+        fitted = replace(contender, result=result)
+        if task.fitted is not None and task.held_out is not None:
+            out = self._folder / "fitted.onnx"
+            save(result.rewritten, out)
+            quality = measure_quality(
+                task.path, out, task.held_out, fitted=len(task.fitted), labels=task.labels
+            )
+            fitted = replace(fitted, quality=quality)
+        self.tried[self.tried.index(contender)] = fitted
+        task.say(fitted.line())
+        return fitted
+
+
+def _loss(contender: Contender) -> float:
+    return contender.predicted if contender.error is None else contender.error
+
+
+def _speed(contender: Contender) -> float:
+    return contender.speedup.ratio if contender.speedup is not None else contender.predicted
+
+
+def _next_error(
+    error: float, below: float, above: float, contender: Contender, wanted: float | None
+) -> float:
+    """The predicted error to try next: between what was good and what was not, else a step further."""
+    if below and math.isfinite(above):
+        return math.sqrt(below * above)
+    if wanted is not None and contender.error:
+        step = wanted / contender.error
+        return error * min(max(step, 1 / _WIDEST_STEP), _WIDEST_STEP)
+    return error * (2 if below else 0.5)

@@ -1,0 +1,206 @@
+"""One site at a time: its factors fitted to what it sees, and what their error does to the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from onnxdecomp.arrangement import arrangement
+from onnxdecomp.calibrate import Calibration, Head, Prepared, blocks
+from onnxdecomp.factoring import NotFiniteError, read_finite_weight
+from onnxdecomp.factors import factorise
+from onnxdecomp.factors.chain import Floats
+from onnxdecomp.fitting import Target
+from onnxdecomp.leastsquares import LowRank, Problem, fit, start
+from onnxdecomp.model import Model
+from onnxdecomp.moments import Moments
+from onnxdecomp.plan import Choice
+from onnxdecomp.samples import Samples
+from onnxdecomp.searching.candidates import Unit
+from onnxdecomp.searching.losses import Core, find_core, transfer
+from onnxdecomp.tensors import Array
+
+Track = Callable[[Sequence[Unit], str], Iterable[Unit]]
+
+# Shares of the channels at which a site's error is sent through the rest of the model.
+_PROBED = (0.125, 0.25, 0.5)
+# Runs of the walk that are sent through: of these no moments go into the factors.
+_MOST_RUNS = 4
+_RIDGE = 1e-2
+_ROUNDS = 5
+UNREACHED = "its error cannot be sent through the model: counted as if it reached the outputs whole"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """What a unit's choices lose of the model's outputs: shares, see `Deviation`.
+
+    Attributes:
+        choices: one per choice of the unit.
+        measured: (choice, output loss) where the error was sent through the model.
+        note: what is to be said of it, None for nothing.
+    """
+
+    choices: tuple[float, ...]
+    measured: tuple[tuple[Choice, float], ...] = ()
+    note: str | None = None
+
+
+def weight_losses(units: Sequence[Unit], folder: Path, track: Track) -> list[Losses]:
+    """Without samples: the squared relative error of the weights stands for that of the outputs."""
+    found = []
+    for unit in track(units, "reading spectra"):
+        core = _weight_core(unit, folder)
+        if isinstance(core, str):
+            found.append(Losses(choices=(np.inf,) * len(unit.choices), note=core))
+        else:
+            found.append(Losses(choices=tuple(core.lost(choice) for choice in unit.choices)))
+    return found
+
+
+def _weight_core(unit: Unit, folder: Path) -> Core | str:
+    try:
+        weight = read_finite_weight(unit.job.anchors[0], folder)
+    except NotFiniteError as error:
+        return str(error)
+    groups = unit.job.groups
+    if groups == 1:
+        return find_core(weight, None)
+    return find_core(weight, [np.eye(weight.shape[1])] * groups)
+
+
+def output_losses(
+    units: Sequence[Unit],
+    model: Model,
+    samples: Samples,
+    scratch: Path | None,
+    *,
+    freeze: bool,
+    track: Track,
+) -> list[Losses]:
+    """What every choice does to the outputs, one site at a time, on samples its factors are not fitted to.
+
+    Args:
+        units: in graph order.
+        model: the original.
+        samples: of its inputs, two or more.
+        scratch: folder for activations; None is the system's.
+        freeze: treat biases that callers may override as constant.
+        track: wraps the units, to show progress.
+    """
+    found = []
+    with Calibration(model, samples, scratch, freeze=freeze, sequential=False) as calibration:
+        calibration.announce([unit.job for unit in units])
+        for unit in track(units, "probing sites"):
+            prepared = calibration.prepare(unit.job)
+            found.append(
+                Losses(choices=(np.inf,) * len(unit.choices), note=prepared)
+                if isinstance(prepared, str)
+                else _probe(unit, prepared, calibration, model)
+            )
+            calibration.leave(unit.job)
+    return found
+
+
+def _probe(unit: Unit, prepared: Prepared, calibration: Calibration, model: Model) -> Losses:
+    target = prepared.target
+    if not isinstance(target, Target):
+        core = _weight_core(unit, model.folder)
+        if isinstance(core, str):
+            return Losses(choices=(np.inf,) * len(unit.choices), note=core)
+        lost = tuple(core.lost(choice) for choice in unit.choices)
+        return Losses(choices=lost, note=UNREACHED)
+    moments = target.rest(0)
+    problems = [Problem.of(m, centred=target.centred) for m in moments]
+    channels = prepared.weight.shape[1]
+    covariances = [_channel_covariance(problem, channels) for problem in problems]
+    core = find_core(prepared.weight, covariances)
+    probed = _levels(unit)
+    weights = [_fitted(choice, target, problems, moments) for choice in probed]
+    points = []
+    for choice, fitted in zip(probed, weights, strict=True):
+        change = partial(changed, weight=prepared.weight, groups=unit.job.groups, fitted=fitted)
+        points.append((choice, calibration.output_errors(prepared.heads, change, _MOST_RUNS)))
+    curve = transfer([(core.lost(choice), loss) for choice, loss in points])
+    return Losses(choices=tuple(curve(core.lost(choice)) for choice in unit.choices), measured=tuple(points))
+
+
+def _channel_covariance(problem: Problem, channels: int) -> Floats:
+    taps = len(problem.s) // channels
+    parts = problem.s.reshape(taps, channels, taps, channels)
+    return np.asarray(np.einsum("lmln->mn", parts) / taps)
+
+
+def _levels(unit: Unit) -> list[Choice]:
+    """The choices nearest to the shares that are probed, in both modes alike."""
+    channels = unit.sites[0].group_channels
+
+    def distance(choice: Choice, share: float) -> tuple[float, str]:
+        pairs = zip((choice.ranks.input, choice.ranks.output), channels, strict=True)
+        own = [1.0 if rank is None else rank / width for rank, width in pairs]
+        if choice.method == "svd":
+            own = [(choice.ranks.output or 0) / min(channels)]
+        return sum(abs(np.log(each / share)) for each in own), choice.method
+
+    nearest = [min(unit.choices, key=lambda choice: distance(choice, share)) for share in _PROBED]
+    return list(dict.fromkeys(nearest))
+
+
+def _fitted(
+    choice: Choice, target: Target, problems: Sequence[Problem], moments: Sequence[Moments]
+) -> tuple[list[Floats], list[Floats | None]]:
+    """Ŵ (D, P) of each group by least squares at a middling ridge, and the shift of its output."""
+    placed = arrangement(choice, target.weight.shape[2:], target.weight.shape[1])
+    if placed is None:
+        exact = factorise(choice.method, target.weight, choice.ranks, target.groups).reconstruct()
+        return target.flat(exact), [None] * target.groups
+    products: list[Floats] = []
+    shifts: list[Floats | None] = []
+    for problem, m, weight in zip(problems, moments, target.flat(target.weight), strict=True):
+        arranged, own = problem.reordered(placed.order), placed.arranged(weight)
+        inner = start(arranged, placed.taps, own, placed.ranks)
+        found: LowRank = fit(arranged.ridged(own, _RIDGE), placed.taps, inner, placed.ranks[1], _ROUNDS)
+        product = placed.restored(found.weight())
+        products.append(product)
+        shifts.append((m.y - product @ m.x) / m.count if target.centred else None)
+    return products, shifts
+
+
+def changed(
+    head: Head,
+    x: Array,
+    y: Array,
+    *,
+    weight: Floats,
+    groups: int,
+    fitted: tuple[Sequence[Floats], Sequence[Floats | None]],
+) -> Array:
+    """The output y of a site with other weights in the place of its own.
+
+    Args:
+        head: of the site.
+        x: the site's input.
+        y: its output, of the same run.
+        weight: the original.
+        groups: of channels.
+        fitted: Ŵ (D, P) and shift (D,) of each group.
+    """
+    products, shifts = fitted
+    flat = [
+        w.astype(np.float32) for w in np.split(np.moveaxis(weight, 1, -1).reshape(len(weight), -1), groups)
+    ]
+    differences = [new.astype(np.float32) - old for new, old in zip(products, flat, strict=True)]
+    rows: list[list[Floats]] = [[] for _ in range(groups)]
+    for i, (patch, _) in enumerate(blocks(head, weight, x, y, groups)):
+        group = i % groups
+        change = patch @ differences[group].T
+        shift = shifts[group]
+        rows[group].append(change if shift is None else change + shift.astype(np.float32))
+    whole = np.concatenate([np.concatenate(parts) for parts in rows], axis=1) * np.float32(head.alpha)
+    moved = np.moveaxis(y, 1, -1) if head.anchor.site.op == "Conv" else y
+    result = moved + whole.reshape(moved.shape).astype(y.dtype)
+    return np.ascontiguousarray(np.moveaxis(result, -1, 1) if head.anchor.site.op == "Conv" else result)

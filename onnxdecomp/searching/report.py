@@ -1,0 +1,189 @@
+"""A search as JSON values, and why every site got what it got."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxdecomp.environment import environment
+from onnxdecomp.plan import Choice
+from onnxdecomp.searching.candidates import label
+from onnxdecomp.searching.contender import Contender
+from onnxdecomp.searching.find import Outcome
+from onnxdecomp.searching.goal import Goal
+from onnxdecomp.searching.weighed import Solution, Weighed
+
+_FRONT_POINTS = 200
+# Shares of the channels at which uniform ranks are drawn.
+_UNIFORM = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One choice of a site: what it costs in the goal's measure, and its predicted share of the loss."""
+
+    choice: Choice | None
+    cost: float
+    loss: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in JSON reports."""
+        return {"choice": label(self.choice), "cost": self.cost, "loss": self.loss}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why a site has its choice: what the next cheaper and the next better one would have cost and lost.
+
+    Attributes:
+        name: of the first of the sites that share the weight.
+        taken: the choice.
+        cheaper: the next one on the site's own front that costs less, None where there is none.
+        better: the next one that loses less, likewise.
+        kept: what the site costs as it is.
+    """
+
+    name: str
+    taken: Point
+    cheaper: Point | None
+    better: Point | None
+    kept: float
+
+
+def reasons(solution: Solution, contender: Contender) -> list[Reason]:
+    """One for every unit, in graph order."""
+    weighed = solution.weighed
+    found = []
+    for number, unit in enumerate(weighed.units):
+        chosen = contender.plan.sites.get(unit.name)
+        points = _own_front(weighed, number)
+        index = unit.choices.index(chosen) if chosen is not None else None
+        taken = _point(weighed, number, index)
+        found.append(
+            Reason(
+                name=unit.name,
+                taken=taken,
+                cheaper=max((p for p in points if p.cost < taken.cost), key=lambda p: p.cost, default=None),
+                better=min((p for p in points if p.loss < taken.loss), key=lambda p: p.cost, default=None),
+                kept=weighed.costs[number].kept,
+            )
+        )
+    return found
+
+
+def _point(weighed: Weighed, number: int, index: int | None) -> Point:
+    unit, costs, losses = weighed.units[number], weighed.costs[number], weighed.losses[number]
+    if index is None:
+        return Point(choice=None, cost=costs.kept, loss=0.0)
+    return Point(choice=unit.choices[index], cost=costs.choices[index], loss=losses.choices[index])
+
+
+def _own_front(weighed: Weighed, number: int) -> list[Point]:
+    points = [_point(weighed, number, index) for index in weighed.options(number)]
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda each: (each.cost, each.loss)):
+        if not kept or point.loss < kept[-1].loss:
+            kept.append(point)
+    return kept
+
+
+def further(outcome: Outcome, error: float = 0.01) -> tuple[float, float] | None:
+    """What a further `error` of the outputs would buy by prediction: shares of the units' cost, now and then.
+
+    None where nothing was tried, or costs nothing.
+    """
+    best, solution = outcome.best, outcome.solution
+    if best is None or solution.kept_cost <= 0:
+        return None
+    now = solution.front.within_loss(best.predicted**2 * (1 + 1e-9))
+    then = solution.front.within_loss((best.predicted + error) ** 2)
+    if now is None or then is None:
+        return None
+    first, second = (float(solution.front.costs[i]) / solution.kept_cost for i in (now, then))
+    return first, second
+
+
+def uniform(weighed: Weighed) -> list[tuple[float, float]]:
+    """Costs and predicted errors of the model where every site has the same share of its channels."""
+    points = []
+    for share in _UNIFORM:
+        cost = loss = 0.0
+        for number in range(len(weighed.units)):
+            point = _point(weighed, number, _nearest(weighed, number, share))
+            cost, loss = cost + point.cost, loss + point.loss
+        points.append((cost, math.sqrt(loss)))
+    return points
+
+
+def plan_cost(weighed: Weighed, contender: Contender) -> float:
+    """What all units cost with a contender's plan."""
+    total = 0.0
+    for number, unit in enumerate(weighed.units):
+        chosen = contender.plan.sites.get(unit.name)
+        total += _point(weighed, number, None if chosen is None else unit.choices.index(chosen)).cost
+    return total
+
+
+def _nearest(weighed: Weighed, number: int, share: float) -> int | None:
+    unit, losses = weighed.units[number], weighed.losses[number]
+    widths = unit.sites[0].group_channels
+
+    def distance(index: int) -> float:
+        pairs = zip((unit.choices[index].ranks.input, unit.choices[index].ranks.output), widths, strict=True)
+        return sum(abs((1.0 if rank is None else rank / width) - share) for rank, width in pairs)
+
+    own = [index for index in range(len(unit.choices)) if math.isfinite(losses.choices[index])]
+    return min(own, key=distance, default=None)
+
+
+def front_points(solution: Solution, count: int = _FRONT_POINTS) -> list[tuple[float, float]]:
+    """Costs and predicted errors along the front, evenly thinned."""
+    front = solution.front
+    picks = np.unique(np.linspace(0, len(front.costs) - 1, min(count, len(front.costs))).astype(int))
+    return [(float(front.costs[i]), math.sqrt(float(front.losses[i]))) for i in picks]
+
+
+def contender_dict(contender: Contender) -> dict[str, Any]:
+    """What is known of a contender."""
+    return {
+        "sites": len(contender.plan.sites),
+        "predicted_error": contender.predicted,
+        "speedup": contender.speedup.to_dict() if contender.speedup else None,
+        "shares": dict(contender.shares),
+        "error": contender.error,
+        "quality": contender.quality.to_dict() if contender.quality else None,
+        "fitted": contender.result is not None,
+    }
+
+
+def search_report(outcome: Outcome, goal: Goal, measure: str) -> dict[str, Any]:
+    """The whole; `measure` is what costs are in: "seconds", "macs", "params" or "bytes"."""
+    best = outcome.best
+    return {
+        "environment": environment(),
+        "goal": {"kind": goal.kind, "value": goal.value},
+        "met": outcome.met,
+        "complete": not outcome.stopped,
+        "original_ms": 1e3 * outcome.original_seconds if outcome.original_seconds else None,
+        "best": contender_dict(best) if best else None,
+        "plan": best.plan.to_dict() if best else None,
+        "tried": [contender_dict(each) for each in outcome.tried],
+        "cost_measure": measure,
+        "kept_cost": outcome.solution.kept_cost,
+        "front": [{"cost": cost, "predicted_error": e} for cost, e in front_points(outcome.solution)],
+        "uniform": [{"cost": cost, "predicted_error": e} for cost, e in uniform(outcome.solution.weighed)],
+        "sites": [
+            {
+                "name": each.name,
+                "kept_cost": each.kept,
+                "taken": each.taken.to_dict(),
+                "cheaper": each.cheaper.to_dict() if each.cheaper else None,
+                "better": each.better.to_dict() if each.better else None,
+            }
+            for each in (reasons(outcome.solution, best) if best else [])
+        ],
+        "notes": list(outcome.notes),
+    }

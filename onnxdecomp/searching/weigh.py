@@ -1,0 +1,114 @@
+"""Costs and losses of every choice at every site, measured or from the cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from onnxdecomp.benchmark import Setting, Subject, subject_engine, subject_feeds
+from onnxdecomp.calibrate import sample_digests
+from onnxdecomp.environment import cpu_name, gpus
+from onnxdecomp.errors import NothingSelectedError
+from onnxdecomp.inputs import Feeds
+from onnxdecomp.model import Model
+from onnxdecomp.runtime import onnxruntime
+from onnxdecomp.searching.cache import Cache, digest
+from onnxdecomp.searching.candidates import Unit, find_units, label
+from onnxdecomp.searching.costs import counted, measured
+from onnxdecomp.searching.probe import Losses, output_losses, weight_losses
+from onnxdecomp.searching.sizes import observe_sizes
+from onnxdecomp.searching.task import Task
+from onnxdecomp.searching.weighed import Weighed
+from onnxdecomp.sites import Survey, survey
+
+
+def weigh(task: Task, model: Model) -> tuple[Weighed, list[str]]:
+    """Costs and losses of every choice, measured or from the cache.
+
+    Raises:
+        NothingSelectedError: no site can be decomposed.
+    """
+    feeds, _ = task_feeds(task, model)
+    shapes = {name: array.shape for name, array in feeds.items()}
+    found = survey(
+        model, input_shapes=shapes, freeze=task.freeze, fold_bn=True, linear=task.policy.wants_linear
+    )
+    found = observe_sizes(model, found, feeds)
+    units = find_units(found, task.policy)
+    if not units:
+        raise NothingSelectedError("nothing to decompose: `onnxdecomp inspect` lists the reasons")
+    notes: list[str] = []
+    seconds = None
+    if task.cost == "measured":
+        engine = dataclasses.replace(subject_engine(task_subject(task, model), task.setting, feeds), dims={})
+        cache = Cache("costs", _machine(task.setting))
+        notes += [cache.note] if cache.note else []
+        seconds = measured(units, found, model.proto.ir_version, engine, cache, task.track)
+    losses, loss_notes = _losses(task, model, units)
+    kind = task.goal.kind if task.goal.kind in ("macs", "params", "size") else None
+    costs = counted(units, kind or "macs") if kind or seconds is None else seconds
+    return Weighed(
+        units=tuple(units),
+        costs=tuple(costs),
+        seconds=tuple(seconds) if seconds is not None else None,
+        losses=tuple(losses),
+        counts={what: tuple(counted(units, what)) for what in ("macs", "params")},
+        totals=_totals(found) | {"size": float(model.nbytes())},
+    ), [*notes, *loss_notes]
+
+
+def _totals(found: Survey) -> dict[str, float]:
+    """Multiply-accumulates of all sites, and parameters, a weight that several share counted once."""
+    params: dict[object, int] = {}
+    for anchor in found.anchors:
+        params[anchor.weight.key if anchor.weight else anchor.site.name] = anchor.site.params or 0
+    macs = sum(anchor.site.macs or 0 for anchor in found.anchors)
+    return {"macs": float(macs), "params": float(sum(params.values()))}
+
+
+def task_feeds(task: Task, model: Model) -> tuple[Feeds, int]:
+    """One set of inputs as the model is to be fast on, and its batch."""
+    return subject_feeds(task_subject(task, model), task.setting.batch, task.input_shapes, task.fitted)
+
+
+def task_subject(task: Task, model: Model) -> Subject:
+    """The model as something to time."""
+    return Subject(name=task.path.name, path=task.path, proto=model.proto, files=frozenset(model.files()))
+
+
+def _machine(setting: Setting) -> dict[str, object]:
+    return {
+        "device": [gpu["name"] for gpu in gpus()] if setting.provider.gpu else cpu_name(),
+        "onnxruntime": onnxruntime().__version__,
+        "provider": setting.provider.name,
+        "options": dict(setting.options),
+        "threads": setting.threads,
+    }
+
+
+def _losses(task: Task, model: Model, units: Sequence[Unit]) -> tuple[list[Losses], list[str]]:
+    """From the cache where this model was probed with these samples before."""
+    if task.fitted is None:
+        return weight_losses(units, model.folder, task.track), []
+    keys = [[f"{unit.name} {label(choice)}" for choice in unit.choices] for unit in units]
+    samples = digest(*sorted(sample_digests(task.fitted)))
+    cache = Cache("losses", {"model": model_digest(model), "samples": samples})
+    notes = [cache.note] if cache.note else []
+    if all(cache.get(key) is not None for own in keys for key in own):
+        return [Losses(choices=tuple(cache.get(key) or 0.0 for key in own)) for own in keys], notes
+    found = output_losses(units, model, task.fitted, task.scratch, freeze=task.freeze, track=task.track)
+    finite = {
+        key: loss
+        for own, losses in zip(keys, found, strict=True)
+        for key, loss in zip(own, losses.choices, strict=True)
+        if math.isfinite(loss)
+    }
+    cache.put(finite)
+    notes += [f"{unit.name}: {each.note}" for unit, each in zip(units, found, strict=True) if each.note]
+    return found, notes
+
+
+def model_digest(model: Model) -> str:
+    """A short name for all the bytes a model consists of."""
+    return digest(*(file.read_bytes() for file in sorted(model.files())))

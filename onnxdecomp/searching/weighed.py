@@ -1,0 +1,130 @@
+"""What is known of a model's choices before one is made: costs, losses, and the front they span."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxdecomp.knapsack import Front, front
+from onnxdecomp.plan import Choice, Plan
+from onnxdecomp.searching.candidates import Unit
+from onnxdecomp.searching.costs import Priced
+from onnxdecomp.searching.probe import Losses
+
+# A choice must be that much faster than the site as it is: less is noise.
+_FASTER = 0.98
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Weighed:
+    """Units with what their choices cost and lose.
+
+    Attributes:
+        units: in graph order.
+        costs: in the measure of the goal.
+        seconds: as measured; None where nothing was timed.
+        losses: predicted squared relative error of the outputs.
+        counts: the units' multiply-accumulates ("macs") and parameters ("params").
+        totals: those of all Convs, units or not; and "size", the bytes of the file.
+    """
+
+    units: tuple[Unit, ...]
+    costs: tuple[Priced, ...]
+    seconds: tuple[Priced, ...] | None
+    losses: tuple[Losses, ...]
+    counts: Mapping[str, tuple[Priced, ...]]
+    totals: Mapping[str, float]
+
+    def options(self, number: int) -> list[int | None]:
+        """What may be taken of a unit: keeping it (None), and the choices that are faster than that."""
+        times = self.seconds[number] if self.seconds is not None else None
+        lost = self.losses[number].choices
+        return [None] + [
+            i
+            for i in range(len(lost))
+            if math.isfinite(lost[i]) and (times is None or times.choices[i] < _FASTER * times.kept)
+        ]
+
+    def solve(self) -> Solution:
+        """The least loss for every cost, over all units."""
+        options = [self.options(number) for number in range(len(self.units))]
+        points = [
+            [(priced.kept, 0.0) if i is None else (priced.choices[i], losses.choices[i]) for i in own]
+            for priced, losses, own in zip(self.costs, self.losses, options, strict=True)
+        ]
+        return Solution(weighed=self, options=options, front=front(points))
+
+    def corrected(self, factors: Sequence[float]) -> Weighed:
+        """With the losses of every unit multiplied by its factor."""
+        losses = tuple(
+            replace(own, choices=tuple(factor * each for each in own.choices))
+            for own, factor in zip(self.losses, factors, strict=True)
+        )
+        return replace(self, losses=losses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Solution:
+    """The front of a weighed model.
+
+    Attributes:
+        weighed: what it follows from.
+        options: per unit, what `front`'s indices stand for.
+        front: least loss by cost, and what is taken there.
+    """
+
+    weighed: Weighed
+    options: list[list[int | None]]
+    front: Front
+
+    def taken(self, point: int) -> list[Choice | None]:
+        """The choice of every unit at a point of the front."""
+        picked = self.front.choices(point)
+        found: list[Choice | None] = []
+        for unit, own, i in zip(self.weighed.units, self.options, picked, strict=True):
+            option = own[i]
+            found.append(None if option is None else unit.choices[option])
+        return found
+
+    def shares(self, point: int) -> dict[str, float]:
+        """What is left of the multiply-accumulates and parameters of all Convs."""
+        return {
+            kind: 1 - self.saved(priced, point) / (self.weighed.totals[kind] or 1.0)
+            for kind, priced in self.weighed.counts.items()
+        }
+
+    def saved(self, priced: Sequence[Priced], point: int) -> float:
+        """How much less the units cost at a point than as they are."""
+        saved = 0.0
+        for own, options, i in zip(priced, self.options, self.front.choices(point), strict=True):
+            option = options[i]
+            saved += 0.0 if option is None else own.kept - own.choices[option]
+        return saved
+
+    def plan(self, point: int) -> Plan:
+        """A point of the front as a plan."""
+        return plan_of(self.weighed.units, self.taken(point))
+
+    @property
+    def kept_cost(self) -> float:
+        """What all units cost as they are."""
+        return sum(priced.kept for priced in self.weighed.costs)
+
+    def error(self, point: int) -> float:
+        """The predicted relative error of the outputs."""
+        return float(np.sqrt(self.front.losses[point]))
+
+
+def plan_of(units: Sequence[Unit], taken: Sequence[Choice | None]) -> Plan:
+    """The plan that takes these choices."""
+    return Plan(
+        {
+            site.name: choice
+            for unit, choice in zip(units, taken, strict=True)
+            if choice is not None
+            for site in unit.sites
+        }
+    )
