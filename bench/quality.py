@@ -113,10 +113,12 @@ def cifar10(data: Path, model: ModelProto, fit: int, test: int | None) -> Images
     return Images(fitted=fitted, tested=tested, labels=labels)
 
 
-def imagenet(data: Path, model: ModelProto, fit: int, test: int | None) -> Images:
-    """A seeded draw to fit to, the others to test on."""
+def imagenet(
+    data: Path, model: ModelProto, fit: int, test: int | None, preprocessing: Preprocessing | None = None
+) -> Images:
+    """A seeded draw to fit to, the others to test on; None preprocesses as the Caffe models want it."""
     folder = data / "imagenet_samples"
-    every = open_samples(folder, model, preprocessing=Preprocessing(**PRESETS["caffe"]))
+    every = open_samples(folder, model, preprocessing=preprocessing or Preprocessing(**PRESETS["caffe"]))
     order = np.random.default_rng(0).permutation(len(every)).tolist()
     tested = every.subset(sorted(order[fit:][:test]))
     with (folder / "labels.csv").open(newline="", encoding="utf-8") as stream:

@@ -1,8 +1,8 @@
 """Can the bench be believed?
 
-Times a rewritten ResNet-18 against itself, ten times over; against a copy with one Conv doubled; against the
-original twice; the same by a plain program that shares no code with the bench, one process per model; and sums
-the layers of a profile. What must come out: no difference, a difference, one ratio, the same ratio, the
+Times a rewritten ResNet-18 against itself, ten times over; against a copy with one Conv doubled; against
+the original twice; the same by a plain program that shares no code with the bench, one process per model; and
+sums the layers of a profile. What must come out: no difference, a difference, one ratio, the same ratio, the
 session's time.
 
     python -m bench.trust [--duration 3] [--trials 10] [--threads 1]

@@ -9,6 +9,7 @@ from onnxdecomp.choose import Policy
 from onnxdecomp.compare import Fidelity, compare
 from onnxdecomp.errors import (
     CheckError,
+    GoalError,
     MissingExtraError,
     ModelError,
     NothingSelectedError,
@@ -32,6 +33,7 @@ __all__ = [
     "CheckError",
     "Choice",
     "Fidelity",
+    "GoalError",
     "MissingExtraError",
     "ModelError",
     "NothingSelectedError",

@@ -47,10 +47,9 @@ from onnxdecomp.weights import Constant, find_constant
 from onnxdecomp.wide import Block, WideTarget, best_wide_factors
 
 _FOLDS = 4
-# Above this many values in a patch its moments are large, and factors are judged on two of the folds only;
-# above the next only the covariance of the channels is used.
-_LARGE_PATCH = 2048
-_JUDGED_OF_LARGE = 2
+# Above so many values in a patch, factors are judged on so many of the folds only: more take time, and change
+# nothing. Above the last only the covariance of the channels is used.
+_JUDGED = {2048: 1, 512: 2}
 WIDEST_PATCH = 8192
 _SMALL_PATCH = 1024
 _BATCH = 16
@@ -261,8 +260,9 @@ class Calibration:
                 bias=added,
             )
         folds = max(self._folds) + 1
-        large = inputs > _LARGE_PATCH and folds > _JUDGED_OF_LARGE
-        count = _JUDGED_OF_LARGE + 1 if large else folds
+        judged = next((count for size, count in _JUDGED.items() if inputs > size), folds)
+        judged = judged if judged < folds - 1 else folds
+        count = min(judged + 1, folds)
         moments = [[Moments.zero(outputs, inputs) for _ in range(groups)] for _ in range(count)]
         for fold, group, x, y in self._blocks(apart, weight, groups):
             parts = moments[min(fold, count - 1)]
@@ -278,7 +278,7 @@ class Calibration:
             centred=lead.centred,
             bias=added,
             alpha=lead.alpha,
-            judged=_JUDGED_OF_LARGE if large else None,
+            judged=judged if judged < folds else None,
         )
 
     def _blocks(self, heads: Sequence[Head], weight: Floats, groups: int) -> Iterator[Block]:

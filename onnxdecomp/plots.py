@@ -13,7 +13,7 @@ from onnxdecomp.benchmark import Cell, cell_rows
 from onnxdecomp.errors import MissingExtraError, UsageError
 from onnxdecomp.layers import Layer
 from onnxdecomp.searching.find import Outcome
-from onnxdecomp.searching.report import front_points, plan_cost, uniform
+from onnxdecomp.searching.report import front_points, uniform
 from onnxdecomp.survey_spectra import SiteSpectra
 
 
@@ -125,7 +125,7 @@ def plot_search(outcome: Outcome, measure: str, path: Path) -> None:
     for each in outcome.tried:
         if each.error is not None:
             chosen = each is outcome.best
-            cost = plan_cost(outcome.solution.weighed, each) / whole
+            cost = outcome.solution.weighed.cost(each.plan) / whole
             panel.plot(
                 cost,
                 each.error,

@@ -89,6 +89,14 @@ def search(
     freeze_weights: Annotated[
         bool, typer.Option("--freeze-weights", help="Treat weights that are graph inputs as constant.")
     ] = False,
+    trials: Annotated[
+        int, typer.Option(min=0, help="Go on with an Optuna study until it has that many trials (--data).")
+    ] = 0,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Share and resume the study: sqlite:///F.db, journal:F.log, …"),
+    ] = None,
+    study: Annotated[str | None, typer.Option(metavar="NAME", help="The study's name.")] = None,
     time_limit: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Then begin no new round; keep the best so far."),
@@ -125,6 +133,10 @@ def search(
         raise UsageError(f"{goal} is measured on samples: name them with --data")
     if goal.kind == "max_drop" and labels is None:
         raise UsageError(f"{goal} is measured on classes: name them with --labels")
+    if trials and data is None:
+        raise UsageError("--trials judges models on samples: name them with --data")
+    if not trials and (storage is not None or study is not None):
+        raise UsageError("--storage and --study speak of trials: give --trials N")
     if time_limit is not None and not time_limit > 0:
         raise UsageError(f"--time-limit {time_limit:g}: give a positive number of seconds")
     usable, _ = find_providers([provider])
@@ -162,6 +174,9 @@ def search(
         policy=Policy(align=align or ALIGN[cost], min_channels=min_channels, linear=linear),
         cost=cost,
         freeze=freeze_weights,
+        trials=trials,
+        storage=storage,
+        study=study,
         deadline=began + time_limit if time_limit is not None else None,
         track=tracked,
         track_jobs=tracked,

@@ -24,7 +24,8 @@ from onnxdecomp.factors.chain import Chain, Floats, Link
 from onnxdecomp.factors.linalg import leading_vectors
 
 _RESTARTS = 2
-_ITERATIONS = 200
+# Small weights can wait for the slow convergence of components that are nearly dependent.
+_ITERATIONS, _ITERATIONS_OF_SMALL, _SMALL = 200, 2000, 4096
 _TOLERANCE = 1e-8
 # Below it a decomposition is exact, and further starts are idle.
 _EXACT = 1e-7
@@ -138,7 +139,7 @@ def _least_squares(
         found = parafac(
             target,
             rank,
-            n_iter_max=_ITERATIONS,
+            n_iter_max=_ITERATIONS_OF_SMALL if tensor.size <= _SMALL else _ITERATIONS,
             init=(None, [tl.tensor(np.ascontiguousarray(factor)) for factor in start]),
             tol=_TOLERANCE,
             l2_reg=_RIDGE,

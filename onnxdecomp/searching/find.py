@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxdecomp.benchmark import subject_engine
+from onnxdecomp.calibrate import sample_digests
 from onnxdecomp.console import StoppedError
 from onnxdecomp.latency import Budget, Contestant, medians, race, speedup
 from onnxdecomp.model import Model, load, save
@@ -16,10 +18,15 @@ from onnxdecomp.quality import measure_quality
 from onnxdecomp.report import Result
 from onnxdecomp.rewrite import rewrite
 from onnxdecomp.samples import Samples
+from onnxdecomp.searching.automl import Trials, find_modules, seed_of, space_of, taken_at
+from onnxdecomp.searching.bank import Bank
+from onnxdecomp.searching.cache import digest
+from onnxdecomp.searching.candidates import label
 from onnxdecomp.searching.contender import Contender
 from onnxdecomp.searching.task import Task
-from onnxdecomp.searching.weigh import task_feeds, task_subject, weigh
-from onnxdecomp.searching.weighed import Solution, Weighed
+from onnxdecomp.searching.weigh import model_digest, task_feeds, task_subject, weigh
+from onnxdecomp.searching.weighed import Solution, Weighed, plan_of, taken_of
+from onnxdecomp.study import StudyResult, run_study
 
 _TIMING = Budget(duration=2.0)
 _MOST_TIMINGS = 6
@@ -43,6 +50,7 @@ class Outcome:
         solution: the front that they were taken from.
         original_seconds: the original's median time; None where nothing was timed.
         stopped: whether the search was interrupted or ran out of time.
+        study: of the trials; None where there were none.
         notes: what else is to be said.
     """
 
@@ -52,6 +60,7 @@ class Outcome:
     solution: Solution
     original_seconds: float | None
     stopped: bool
+    study: StudyResult | None
     notes: tuple[str, ...]
 
 
@@ -81,6 +90,7 @@ class Hunt:
     def __init__(self, task: Task, model: Model, weighed: Weighed, folder: Path) -> None:
         self._task = task
         self._weighed = weighed
+        self._model = model
         self._folder = folder
         self._contestant = Contestant(path=task.path, feeds=task_feeds(task, model)[0])
         self._engine = subject_engine(task_subject(task, model), task.setting, self._contestant.feeds)
@@ -88,6 +98,7 @@ class Hunt:
         self.solution = weighed.solve()
         self.tried: list[Contender] = []
         self.stopped = False
+        self.study: StudyResult | None = None
 
     def run(self) -> None:
         """Until the goal is met or out of reach."""
@@ -97,6 +108,8 @@ class Hunt:
             self._for_share()
         else:
             self._for_loss()
+        if self._task.trials:
+            self._for_better()
 
     def outcome(self, notes: list[str]) -> Outcome:
         """What is known now: the best that meets the goal, else the best that was fitted, else timed."""
@@ -117,6 +130,7 @@ class Hunt:
             solution=self.solution,
             original_seconds=self._original,
             stopped=self.stopped,
+            study=self.study,
             notes=tuple(notes),
         )
 
@@ -136,7 +150,7 @@ class Hunt:
             point = 0 if point is None else point
             if point in timed or (timed and self._late()):
                 break
-            timed[point] = contender = self._timed(point)
+            timed[point] = contender = self._timed(self.solution.plan(point))
             found = contender.speedup
             if found is None or goal <= found.low <= goal * _LOOSE:
                 break
@@ -153,17 +167,12 @@ class Hunt:
         budget = self.solution.kept_cost - (1 - goal.value) * total
         for _ in range(_MOST_TIMINGS):
             point = front.within_cost(budget)
-            contender = self._timed(0 if point is None else point)
+            contender = self._timed(self.solution.plan(0 if point is None else point))
             reached = contender.reached(goal)
             if point is None or reached is None or reached <= goal.value or self._late():
                 break
             budget -= (reached - goal.value) * total * _MARGIN  # what counting did not foresee
         self._fit(contender)
-
-    def _shares(self, point: int, result: Result) -> dict[str, float]:
-        """What is left of multiply-accumulates and parameters by counting, and of the file as it is."""
-        before, after = result.totals.nbytes
-        return self.solution.shares(point) | {"size": after / before}
 
     def _for_loss(self) -> None:
         """The fastest model whose measured loss is within the goal, by fitting and measuring models."""
@@ -176,7 +185,7 @@ class Hunt:
             if point is None or point in seen or not self.solution.plan(point).sites:
                 break
             seen.add(point)
-            contender = self._fit(self._timed(point))
+            contender = self._fit(self._timed(self.solution.plan(point)))
             slow = contender.speedup is not None and contender.speedup.ratio < 1
             if contender.meets(goal) or (slow and contender.within(goal)):
                 below = error
@@ -186,6 +195,52 @@ class Hunt:
             error = _next_error(error, below, above, contender, wanted)
             if self._late():
                 break
+
+    def _for_better(self) -> None:
+        """Trials of an Optuna study, seeded with the best plan; the best of them is fitted too."""
+        task, best = self._task, self.outcome([]).best
+        if best is None or task.fitted is None or self._late():
+            return
+        modules = find_modules(self._weighed)
+        taken = taken_of(self._weighed.units, best.plan)
+        bank = Bank(
+            self._weighed.units,
+            self._model,
+            task.fitted,
+            self._folder,
+            freeze=task.freeze,
+            track=task.track,
+        )
+        seed = seed_of(modules, self._weighed, taken)
+        judge = Trials(bank, self._weighed, modules, task.path, self._folder)
+        result = run_study(
+            space_of(modules),
+            judge,
+            trials=task.trials,
+            budget=self._weighed.cost(best.plan) * (1 + 1e-9) if task.goal.bounds_cost else None,
+            seeds=[seed],
+            storage=task.storage,
+            name=task.study,
+            deadline=task.deadline,
+            front=not task.goal.bounds_cost,
+            fingerprint=self._fingerprint(),
+        )
+        self.study = result
+        self.stopped = self.stopped or result.stopped is not None
+        levels = _picked(result, seed, task.goal.bounds_cost)
+        if levels is None or levels == seed:
+            return
+        plan = plan_of(self._weighed.units, taken_at(modules, self._weighed, levels))
+        contender = self._timed(plan)
+        if contender.speedup is None or contender.meets(task.goal) or task.goal.kind != "speedup":
+            self._fit(contender)
+
+    def _fingerprint(self) -> str:
+        """Tells models, samples and what is weighed apart, not the machine that measures."""
+        task = self._task
+        samples = sample_digests(task.fitted) if task.fitted is not None else []
+        units = [f"{unit.name} {label(choice)}" for unit in self._weighed.units for choice in unit.choices]
+        return digest(model_digest(self._model), task.goal.kind, task.cost, *sorted(samples), *units)
 
     def _late(self) -> bool:
         self.stopped = self._task.late()
@@ -204,12 +259,16 @@ class Hunt:
             track=task.track_jobs,
         )
 
-    def _timed(self, point: int) -> Contender:
-        """A point of the front with plain factors, timed beside the original: factors do not change that."""
-        plan, task = self.solution.plan(point), self._task
-        contender = Contender(plan=plan, predicted=self.solution.error(point))
+    def _timed(self, plan: Plan) -> Contender:
+        """The model of a plan with plain factors, timed beside the original: factors do not change that."""
+        task = self._task
         result = self._rewritten(plan, None)
-        contender = replace(contender, shares=self._shares(point, result))
+        before, after = result.totals.nbytes
+        contender = Contender(
+            plan=plan,
+            predicted=self._weighed.error(plan),
+            shares=self._weighed.shares(plan) | {"size": after / before},
+        )
         if task.timed:
             out = self._folder / "timed.onnx"
             save(result.rewritten, out)
@@ -244,6 +303,16 @@ def _loss(contender: Contender) -> float:
 
 def _speed(contender: Contender) -> float:
     return contender.speedup.ratio if contender.speedup is not None else contender.predicted
+
+
+def _picked(result: StudyResult, seed: Mapping[str, int], bounded: bool) -> Mapping[str, int] | None:
+    """The study's answer: the least loss in its budget, or the cheapest that loses no more than the seed."""
+    if bounded:
+        return result.best[0] if result.best is not None else None
+    known = [scored.loss for levels, scored in result.front if levels == seed]
+    limit = min(known, default=math.inf)
+    good = [(scored.cost, i) for i, (_, scored) in enumerate(result.front) if scored.loss <= limit]
+    return result.front[min(good)[1]][0] if good else None
 
 
 def _next_error(

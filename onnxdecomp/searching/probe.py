@@ -30,8 +30,8 @@ Track = Callable[[Sequence[Unit], str], Iterable[Unit]]
 _PROBED = (0.125, 0.25, 0.5)
 # Runs of the walk that are sent through: of these no moments go into the factors.
 _MOST_RUNS = 4
-_RIDGE = 1e-2
-_ROUNDS = 5
+RIDGE = 1e-2
+ROUNDS = 5
 UNREACHED = "its error cannot be sent through the model: counted as if it reached the outputs whole"
 
 
@@ -163,7 +163,7 @@ def _fitted(
     for problem, m, weight in zip(problems, moments, target.flat(target.weight), strict=True):
         arranged, own = problem.reordered(placed.order), placed.arranged(weight)
         inner = start(arranged, placed.taps, own, placed.ranks)
-        found: LowRank = fit(arranged.ridged(own, _RIDGE), placed.taps, inner, placed.ranks[1], _ROUNDS)
+        found: LowRank = fit(arranged.ridged(own, RIDGE), placed.taps, inner, placed.ranks[1], ROUNDS)
         product = placed.restored(found.weight())
         products.append(product)
         shifts.append((m.y - product @ m.x) / m.count if target.centred else None)

@@ -75,10 +75,9 @@ def reasons(solution: Solution, contender: Contender) -> list[Reason]:
 
 
 def _point(weighed: Weighed, number: int, index: int | None) -> Point:
-    unit, costs, losses = weighed.units[number], weighed.costs[number], weighed.losses[number]
-    if index is None:
-        return Point(choice=None, cost=costs.kept, loss=0.0)
-    return Point(choice=unit.choices[index], cost=costs.choices[index], loss=losses.choices[index])
+    cost, loss = weighed.point(number, index)
+    choice = None if index is None else weighed.units[number].choices[index]
+    return Point(choice=choice, cost=cost, loss=loss)
 
 
 def _own_front(weighed: Weighed, number: int) -> list[Point]:
@@ -116,15 +115,6 @@ def uniform(weighed: Weighed) -> list[tuple[float, float]]:
             cost, loss = cost + point.cost, loss + point.loss
         points.append((cost, math.sqrt(loss)))
     return points
-
-
-def plan_cost(weighed: Weighed, contender: Contender) -> float:
-    """What all units cost with a contender's plan."""
-    total = 0.0
-    for number, unit in enumerate(weighed.units):
-        chosen = contender.plan.sites.get(unit.name)
-        total += _point(weighed, number, None if chosen is None else unit.choices.index(chosen)).cost
-    return total
 
 
 def _nearest(weighed: Weighed, number: int, share: float) -> int | None:
@@ -185,5 +175,6 @@ def search_report(outcome: Outcome, goal: Goal, measure: str) -> dict[str, Any]:
             }
             for each in (reasons(outcome.solution, best) if best else [])
         ],
+        "study": {"name": outcome.study.name, "trials": outcome.study.trials} if outcome.study else None,
         "notes": list(outcome.notes),
     }

@@ -34,6 +34,9 @@ def outcome_view(outcome: Outcome, goal: Goal, measure: str) -> RenderableType:
             f"\nby prediction a further 1 % of output error would bring the sites' {_measured(measure)} from "
             f"{now:.1%} to {then:.1%} of the original's"
         )
+    if outcome.study is not None:
+        states = ", ".join(f"{count} {state}" for state, count in outcome.study.trials.items())
+        parts.append(f"\nstudy {escape(outcome.study.name)}: trials: {states}")
     parts.append(_verdict(outcome, best, goal))
     return Group(*parts, *(f"note: {escape(note)}" for note in outcome.notes))
 

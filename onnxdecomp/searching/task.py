@@ -34,6 +34,9 @@ class Task:
         policy: which choices are weighed.
         cost: "measured", or "macs" where nothing is to be timed.
         freeze: treat weights that callers may override as constant.
+        trials: of an Optuna study after the search; 0 for none.
+        storage: where the study lies; None keeps it in memory.
+        study: its name; None derives one.
         deadline: `time.monotonic()` after which no new round begins; None for none.
         track: wraps units, to show progress.
         track_jobs: wraps the jobs of a rewrite.
@@ -51,6 +54,9 @@ class Task:
     policy: Policy
     cost: str
     freeze: bool
+    trials: int
+    storage: str | None
+    study: str | None
     deadline: float | None
     track: Track
     track_jobs: TrackJobs

@@ -15,7 +15,7 @@ from onnxdecomp.model import Model
 from onnxdecomp.runtime import onnxruntime
 from onnxdecomp.searching.cache import Cache, digest
 from onnxdecomp.searching.candidates import Unit, find_units, label
-from onnxdecomp.searching.costs import counted, measured
+from onnxdecomp.searching.costs import counted, find_surroundings, measured
 from onnxdecomp.searching.probe import Losses, output_losses, weight_losses
 from onnxdecomp.searching.sizes import observe_sizes
 from onnxdecomp.searching.task import Task
@@ -53,6 +53,7 @@ def weigh(task: Task, model: Model) -> tuple[Weighed, list[str]]:
         costs=tuple(costs),
         seconds=tuple(seconds) if seconds is not None else None,
         losses=tuple(losses),
+        residual=tuple(find_surroundings(unit.job.anchors[0], found).residual for unit in units),
         counts={what: tuple(counted(units, what)) for what in ("macs", "params")},
         totals=_totals(found) | {"size": float(model.nbytes())},
     ), [*notes, *loss_notes]

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from onnxdecomp.knapsack import Front, front
 from onnxdecomp.plan import Choice, Plan
 from onnxdecomp.searching.candidates import Unit
@@ -27,6 +25,7 @@ class Weighed:
         costs: in the measure of the goal.
         seconds: as measured; None where nothing was timed.
         losses: predicted squared relative error of the outputs.
+        residual: whether a residual Add follows the unit.
         counts: the units' multiply-accumulates ("macs") and parameters ("params").
         totals: those of all Convs, units or not; and "size", the bytes of the file.
     """
@@ -35,6 +34,7 @@ class Weighed:
     costs: tuple[Priced, ...]
     seconds: tuple[Priced, ...] | None
     losses: tuple[Losses, ...]
+    residual: tuple[bool, ...]
     counts: Mapping[str, tuple[Priced, ...]]
     totals: Mapping[str, float]
 
@@ -48,13 +48,39 @@ class Weighed:
             if math.isfinite(lost[i]) and (times is None or times.choices[i] < _FASTER * times.kept)
         ]
 
+    def point(self, number: int, option: int | None) -> tuple[float, float]:
+        """Cost and loss of a unit with one of its choices, or kept."""
+        costs, losses = self.costs[number], self.losses[number]
+        return (costs.kept, 0.0) if option is None else (costs.choices[option], losses.choices[option])
+
+    def options_of(self, plan: Plan) -> list[int | None]:
+        """The option of every unit that a plan takes."""
+        taken = taken_of(self.units, plan)
+        pairs = zip(self.units, taken, strict=True)
+        return [None if choice is None else unit.choices.index(choice) for unit, choice in pairs]
+
+    def cost(self, plan: Plan) -> float:
+        """What all units cost with a plan."""
+        return sum(self.point(number, option)[0] for number, option in enumerate(self.options_of(plan)))
+
+    def error(self, plan: Plan) -> float:
+        """The predicted relative error of the outputs with a plan."""
+        losses = (self.point(number, option)[1] for number, option in enumerate(self.options_of(plan)))
+        return math.sqrt(sum(losses))
+
+    def shares(self, plan: Plan) -> dict[str, float]:
+        """What a plan leaves of the multiply-accumulates and parameters of all Convs."""
+        shares = {}
+        for kind, priced in self.counts.items():
+            pairs = zip(priced, self.options_of(plan), strict=True)
+            saved = sum(own.kept - own.choices[i] for own, i in pairs if i is not None)
+            shares[kind] = 1 - saved / (self.totals[kind] or 1.0)
+        return shares
+
     def solve(self) -> Solution:
         """The least loss for every cost, over all units."""
         options = [self.options(number) for number in range(len(self.units))]
-        points = [
-            [(priced.kept, 0.0) if i is None else (priced.choices[i], losses.choices[i]) for i in own]
-            for priced, losses, own in zip(self.costs, self.losses, options, strict=True)
-        ]
+        points = [[self.point(number, i) for i in own] for number, own in enumerate(options)]
         return Solution(weighed=self, options=options, front=front(points))
 
     def corrected(self, factors: Sequence[float]) -> Weighed:
@@ -89,21 +115,6 @@ class Solution:
             found.append(None if option is None else unit.choices[option])
         return found
 
-    def shares(self, point: int) -> dict[str, float]:
-        """What is left of the multiply-accumulates and parameters of all Convs."""
-        return {
-            kind: 1 - self.saved(priced, point) / (self.weighed.totals[kind] or 1.0)
-            for kind, priced in self.weighed.counts.items()
-        }
-
-    def saved(self, priced: Sequence[Priced], point: int) -> float:
-        """How much less the units cost at a point than as they are."""
-        saved = 0.0
-        for own, options, i in zip(priced, self.options, self.front.choices(point), strict=True):
-            option = options[i]
-            saved += 0.0 if option is None else own.kept - own.choices[option]
-        return saved
-
     def plan(self, point: int) -> Plan:
         """A point of the front as a plan."""
         return plan_of(self.weighed.units, self.taken(point))
@@ -112,10 +123,6 @@ class Solution:
     def kept_cost(self) -> float:
         """What all units cost as they are."""
         return sum(priced.kept for priced in self.weighed.costs)
-
-    def error(self, point: int) -> float:
-        """The predicted relative error of the outputs."""
-        return float(np.sqrt(self.front.losses[point]))
 
 
 def plan_of(units: Sequence[Unit], taken: Sequence[Choice | None]) -> Plan:
@@ -128,3 +135,8 @@ def plan_of(units: Sequence[Unit], taken: Sequence[Choice | None]) -> Plan:
             for site in unit.sites
         }
     )
+
+
+def taken_of(units: Sequence[Unit], plan: Plan) -> list[Choice | None]:
+    """The choice of every unit in a plan, None where it is kept."""
+    return [plan.sites.get(unit.name) for unit in units]

@@ -1,0 +1,98 @@
+"""Does a search keep its word?
+
+Asks for the same speed-up of every file of the corpus, and times what was written by a plain program that
+shares no code with the search. A goal is either met, or the command exits with 1 and writes nothing.
+
+    python -m bench.goals [--speedup 1.2] [NAME …]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.model import SHAPES, model_path
+from bench.results import write_results
+from models import names
+from onnxdecomp.inputs import random_feeds
+from onnxdecomp.model import load
+
+PROCESSES = 7
+PLAIN = """
+import sys, time, numpy as np, onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+feeds = dict(np.load(sys.argv[2]))
+times = []
+start = time.perf_counter()
+while len(times) < 30 or time.perf_counter() - start < 1.5:
+    begin = time.perf_counter()
+    session.run(None, feeds)
+    times.append(time.perf_counter() - begin)
+print(np.median(times[10:]))
+"""
+
+
+def plain_seconds(path: Path, feeds: Path) -> float:
+    """The median time of a run in a process of its own."""
+    command = [sys.executable, "-c", PLAIN, str(path), str(feeds)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def ask(name: str, speedup: float, scratch: Path) -> dict[str, Any]:
+    """One row: what the search said of `name`, and what the plain program finds."""
+    path, out = model_path(name, scratch), scratch / f"{name}-fast.onnx"
+    shapes = SHAPES.get(name, {})
+    given = [f"--input-shape={key}:{','.join(map(str, dims))}" for key, dims in shapes.items()]
+    command = [sys.executable, "-m", "onnxdecomp", "search", str(path), str(out)]
+    began = time.perf_counter()
+    done = subprocess.run(
+        [*command, f"--speedup={speedup}", *given], capture_output=True, text=True, check=False
+    )
+    row: dict[str, Any] = {
+        "model": name,
+        "goal": speedup,
+        "exit": done.returncode,
+        "written": out.exists(),
+        "seconds": round(time.perf_counter() - began, 1),
+        "plain_speedup": None,
+        "keeps_its_word": done.returncode != 0 and not out.exists(),
+        "message": done.stderr.strip().removeprefix("onnxdecomp: "),
+    }
+    if out.exists():
+        feeds = scratch / "feeds.npz"
+        arrays: dict[str, Any] = dict(random_feeds(load(path).proto, shapes))
+        np.savez(feeds, **arrays)
+        pairs = [(plain_seconds(path, feeds), plain_seconds(out, feeds)) for _ in range(PROCESSES)]
+        before, after = np.median(np.array(pairs), axis=0)
+        row["plain_speedup"] = round(float(before / after), 3)
+        row["keeps_its_word"] = done.returncode == 0 and bool(before / after >= speedup)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: the corpus")
+    parser.add_argument("--speedup", type=float, default=1.2)
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in arguments.names or names():
+            row = ask(name, arguments.speedup, Path(scratch))
+            rows.append(row)
+            figure = f"{row['plain_speedup']:.2f}×" if row["plain_speedup"] else row["message"]
+            kept = "kept" if row["keeps_its_word"] else "BROKEN"
+            print(f"{name}: exit {row['exit']}, {row['seconds']:.0f} s, {kept}: {figure}", flush=True)
+    print(write_results(f"goals-speedup{arguments.speedup:g}", rows, {"processes": PROCESSES}))
+
+
+if __name__ == "__main__":
+    main()
