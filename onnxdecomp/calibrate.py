@@ -153,6 +153,7 @@ class Calibration:
 
     def leave(self, job: Job) -> None:
         """Go on from a job that was prepared, its sites as they are."""
+        self._ahead -= {id(anchor.node) for anchor in job.anchors}
         for anchor in job.anchors:
             for name in (anchor.node.input[0], anchor.output):
                 self._after.forget(name)
@@ -172,7 +173,9 @@ class Calibration:
         """
         numbers = [run for run, fold in enumerate(self._folds) if fold == 0][:runs]
         total = 0.0
-        for head in heads:
+        # A site behind others is not reached yet: it counts as the reached ones do.
+        reached = [head for head in heads if self._before.reached(head.output)]
+        for head in reached:
             names = self._before.behind(head.output)
             replay = self._before.replay(head.output, names)
             tallies = [Deviation() for _ in names]
@@ -182,7 +185,7 @@ class Calibration:
                     tally.add(a, b)
             outputs = len(self._model.proto.graph.output)
             total += sum(tally.share for tally in tallies) / outputs
-        return total
+        return total * len(heads) / len(reached)
 
     def _fit(self, job: Job) -> Factored | str:
         dtype = helper.tensor_dtype_to_np_dtype(job.weight.data_type)

@@ -171,7 +171,9 @@ def search(
         fitted=sets.fitted if sets is not None else None,
         held_out=sets.held_out if sets is not None else None,
         labels=sets.labels if sets is not None else None,
-        policy=Policy(align=align or ALIGN[cost], min_channels=min_channels, linear=linear),
+        policy=Policy(
+            align=ALIGN[cost] if align is None else align, min_channels=min_channels, linear=linear
+        ),
         cost=cost,
         freeze=freeze_weights,
         trials=trials,

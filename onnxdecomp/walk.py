@@ -160,6 +160,10 @@ class Walk:
         """The tensor `name` in one run; it must have been reached, and still be read or held."""
         return self._tape.read(name, run)
 
+    def reached(self, name: str) -> bool:
+        """Whether the tensor `name` can be read without walking on."""
+        return name in self._tape
+
     def hold(self, name: str) -> None:
         """Keep the tensor `name`, once it is reached, until it is forgotten."""
         self._held.add(name)
@@ -208,7 +212,7 @@ class Walk:
         self._done |= {id(node) for node in nodes} - self._fixed
         made = {name for node in nodes if id(node) not in self._fixed for name in filter(None, node.output)}
         ahead = {name for node in self._nodes if id(node) not in self._done for name in self._reads[id(node)]}
-        outputs = sorted((made & ahead) | {target})
+        outputs = sorted((made & (ahead | self._held)) | {target})
         reads = {name for node in nodes for name in self._reads[id(node)]}
         inputs = sorted(name for name in reads if name in self._tape)
         self._run(nodes, inputs, outputs)

@@ -14,9 +14,12 @@ import pytest
 from conftest import save_external
 from onnx import ModelProto
 
-from onnxdecomp import Choice, Plan, Ranks, UsageError, calibrate, open_samples, rewrite
+from onnxdecomp import Choice, Plan, Policy, Ranks, UsageError, calibrate, open_samples, rewrite
 from onnxdecomp.factoring import Fit
+from onnxdecomp.model import as_model
 from onnxdecomp.report import Result
+from onnxdecomp.searching.candidates import find_units
+from onnxdecomp.sites import survey
 
 Feed = dict[str, np.ndarray]
 
@@ -386,3 +389,42 @@ def test_very_large_patches_of_constant_inputs_do_no_harm(
     assert_finite(fitted.model)
     before, after = (error(case.model, each.model, feed) for each in (plain, fitted))
     assert after <= before * (1 + 1e-5) + 1e-6
+
+
+# One site at a time
+# ------------------
+
+
+def test_sites_are_prepared_one_at_a_time_and_left_as_they_are(tmp_path: Path) -> None:
+    """One walk, that of the original; a site's output may be exchanged for another on the way."""
+    proto, folder = net(), tmp_path / "scratch"
+    folder.mkdir()
+    model = as_model(proto)
+    found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=True)
+    jobs = [unit.job for unit in find_units(found, Policy(align=1, min_channels=3, linear=True))]
+    assert [job.anchors[0].site.name for job in jobs] == ["one", "two", "three", "four"]
+    samples = open_samples([images(40, 1)], proto)
+    first = list(calibrate.deal(samples)[0].batches(16))
+    originals = np.concatenate([nets.run(proto, **feed)["y"] for feed in first])
+    with calibrate.Calibration(model, samples, folder, freeze=False, sequential=False) as calibration:
+        assert len(list(folder.iterdir())) == 1
+        calibration.announce(jobs)
+        for job in jobs:
+            prepared = calibration.prepare(job)
+            assert isinstance(prepared, calibrate.Prepared) and not isinstance(prepared.target, str)
+            (head,) = prepared.heads
+            assert calibration.output_errors([head], lambda head, x, y: y, 9) == 0
+            loss = calibration.output_errors([head], lambda head, x, y: np.zeros_like(y), 9)
+            silent = onnx.ModelProto()
+            silent.CopyFrom(proto)
+            (node,) = (n for n in silent.graph.node if head.output in n.output)
+            node.output[0] = "nobody reads it"
+            zeros = onnx.helper.make_node("Sub", ["nobody reads it"] * 2, [head.output])
+            silent.graph.node.insert(list(silent.graph.node).index(node) + 1, zeros)
+            others = np.concatenate([nets.run(silent, **feed)["y"] for feed in first])
+            assert loss == pytest.approx(nets.distance(originals, others) ** 2, rel=1e-3)
+            calibration.leave(job)
+            tape = calibration._after._tape
+            assert job.anchors[0].node.input[0] not in tape or job.anchors[0].site.name == "two"
+        assert not list(folder.glob("*/*.npy"))
+    assert not list(folder.iterdir())

@@ -341,3 +341,87 @@ def test_a_tape_knows_types_and_shapes(tmp_path: Path) -> None:
         assert "odd / name" not in tape
         assert len(list(tmp_path.glob("*/*.npy"))) == 1
     assert not list(tmp_path.iterdir())
+
+
+# Other values of a tensor, sent through the rest
+# -----------------------------------------------
+
+
+def fed(proto: ModelProto, name: str) -> ModelProto:
+    """The model with the tensor `name` as an input more, nobody computing it."""
+    inferred = onnx.shape_inference.infer_shapes(proto).graph
+    known = [value for value in (*inferred.value_info, *inferred.output) if value.name == name]
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for node in copy.graph.node:
+        for i, output in enumerate(node.output):
+            if output == name:
+                node.output[i] = "nobody reads it"
+    copy.graph.input.extend(known)
+    return copy
+
+
+def followers(proto: ModelProto, name: str) -> list[str]:
+    """The outputs that change with the tensor, by trying."""
+    (run,) = feeds(2)
+    (value,) = whole(proto, name, [run])
+    found = []
+    for output in proto.graph.output:
+        before, after = (
+            nets.run(fed(proto, name), **run, **{name: each})[output.name] for each in (value, value + 1)
+        )
+        found += [output.name] if not np.array_equal(before, after) else []
+    return found
+
+
+@pytest.mark.parametrize("name", ["a", "r", "s", "t", "u", "v", "k", "mixed", "z", "rest", "back"])
+def test_other_values_are_replayed_as_the_rest_of_the_model_has_it(name: str, tmp_path: Path) -> None:
+    proto, runs = branches(), feeds(3, 2)
+    expected = {output: whole(proto, output, runs) for output in ("y", "z")}
+    with walk(proto, runs, tmp_path) as walked:
+        walked.hold(name)
+        own = list(walked.values(name))
+        behind = walked.behind(name)
+        assert set(behind) - {name} == set(followers(proto, name)) - {name}
+        replay = walked.replay(name, behind)
+        for number, each in enumerate(runs):
+            assert nets.distance(own[number], walked.value(name, number)) == 0
+            other = own[number] + nets.signal(*own[number].shape, seed=30 + number)
+            for value in (own[number], other, own[number]):
+                found = dict(zip(behind, replay(number, value), strict=True))
+                if name in found:
+                    assert np.array_equal(found.pop(name), value)
+                reference = nets.run(fed(proto, name), **each, **{name: value}) if found else {}
+                for output, array in found.items():
+                    assert nets.distance(reference[output], array) < 1e-6, (output, number)
+                    if value is own[number]:
+                        assert nets.distance(expected[output][number], array) < 1e-6
+        # The walk has stayed where it was, and goes on as if nothing had been.
+        walked.forget(name)
+        for output in ("y",) if name in ("z", "rest", "back") else ("z", "y"):
+            assert_same(expected[output], walked.values(output))
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_that_a_tensor_does_not_lead_to_are_not_behind_it(tmp_path: Path) -> None:
+    proto = nets.model(
+        "m (float[N,3] x) => (float[N,3] early, float[N,3] late)"
+        "{ early = Neg (x) h = Exp (x) late = Abs (h) }"
+    )
+    with walk(proto, [{"x": nets.signal(4, 3)}], tmp_path) as walked:
+        assert walked.behind("x") == ["early", "late"]
+        assert walked.behind("h") == walked.behind("late") == ["late"]
+        assert walked.behind("early") == ["early"]
+
+
+def test_a_tensor_that_is_held_stays_though_nobody_reads_it(tmp_path: Path) -> None:
+    proto, runs = branches(), feeds(2, 1)
+    expected = whole(proto, "t", runs)
+    with walk(proto, runs, tmp_path) as walked:
+        walked.hold("t")
+        list(walked.values("t"))
+        list(walked.values("y"))
+        for number, value in enumerate(expected):
+            assert nets.distance(value, walked.value("t", number)) < 1e-6
+        walked.forget("t")
+        assert "t" not in walked._tape

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxdecomp.errors import OutputError, first_line
 from onnxdecomp.model import write_text
 
 _VERSION = 1
@@ -37,7 +38,7 @@ class Cache:
 
     Attributes:
         path: of the file.
-        note: one line where the file was damaged and starts anew, else None.
+        note: one line where the file was damaged and starts anew, or cannot be written; else None.
     """
 
     def __init__(self, kind: str, conditions: Mapping[str, Any], folder: Path | None = None) -> None:
@@ -63,7 +64,7 @@ class Cache:
             if document["conditions"] != self._conditions or not all(map(math.isfinite, values.values())):
                 raise ValueError("it is about something else")
             self._values = values
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self.note = f"the cache {self.path} is damaged and starts anew ({type(error).__name__})"
 
     def get(self, key: str) -> float | None:
@@ -73,6 +74,10 @@ class Cache:
     def put(self, values: Mapping[str, float]) -> None:
         """Add numbers and write the file."""
         self._values |= values
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         document = {"conditions": self._conditions, "values": self._values}
-        write_text(self.path, json.dumps(document, indent=0), set())
+        # A search without a cache is slower, no more.
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, json.dumps(document, indent=0), set())
+        except (OSError, OutputError) as error:
+            self.note = f"nothing measured is kept for the next search: {first_line(error)}"

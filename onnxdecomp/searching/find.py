@@ -30,7 +30,7 @@ from onnxdecomp.study import StudyResult, run_study
 
 _TIMING = Budget(duration=2.0)
 _MOST_TIMINGS = 6
-_MOST_FITS = 4
+_MOST_FITS = 5
 # Aimed at is a little more than the goal; a model this much faster than it gives some of that back.
 _MARGIN = 1.01
 _LOOSE = 1.03
@@ -168,33 +168,42 @@ class Hunt:
         for _ in range(_MOST_TIMINGS):
             point = front.within_cost(budget)
             contender = self._timed(self.solution.plan(0 if point is None else point))
-            reached = contender.reached(goal)
-            if point is None or reached is None or reached <= goal.value or self._late():
-                break
-            budget -= (reached - goal.value) * total * _MARGIN  # what counting did not foresee
+            if contender.within(goal) or point is None or self._late():
+                contender = self._fit(contender)
+            if contender.result is not None and (contender.within(goal) or point is None or self.stopped):
+                return
+            # What counting did not foresee: nodes, names, biases that the fit adds.
+            budget -= max((contender.reached(goal) or 0.0) - goal.value, 0.0) * total * _MARGIN
         self._fit(contender)
 
     def _for_loss(self) -> None:
         """The fastest model whose measured loss is within the goal, by fitting and measuring models."""
         goal, front = self._task.goal, self.solution.front
         error = goal.value if goal.kind == "max_error" else _FIRST_ERROR
-        below, above = 0.0, math.inf
-        seen: set[int] = set()
+        # Points of the front: too lossy up to the one, good from the other on; the last keeps every site.
+        bad, good = -1, len(front.costs) - 1
         for _ in range(_MOST_FITS):
-            point = front.within_loss(error**2)
-            if point is None or point in seen or not self.solution.plan(point).sites:
+            guess = front.within_loss(error**2)
+            point = min(max(bad + 1, 0 if guess is None else guess), good - 1)
+            if point <= bad or (self.tried and self._late()):
                 break
-            seen.add(point)
             contender = self._fit(self._timed(self.solution.plan(point)))
-            slow = contender.speedup is not None and contender.speedup.ratio < 1
-            if contender.meets(goal) or (slow and contender.within(goal)):
-                below = error
+            if contender.within(goal):
+                good = point
             else:
-                above = error
-            wanted = goal.value if goal.kind == "max_error" else None
-            error = _next_error(error, below, above, contender, wanted)
-            if self._late():
-                break
+                bad = point
+            error = self._next_error(contender, bad, good)
+
+    def _next_error(self, contender: Contender, bad: int, good: int) -> float:
+        """The predicted error to try next: between what was good and what was not, else a step further."""
+        goal, losses = self._task.goal, self.solution.front.losses
+        if bad >= 0 and good < len(losses) - 1:
+            return math.sqrt(math.sqrt(losses[bad] * losses[good]))
+        if goal.kind == "max_error" and contender.error:
+            step = min(max(goal.value / contender.error, 1 / _WIDEST_STEP), _WIDEST_STEP)
+        else:
+            step = 2.0 if contender.within(goal) else 0.5
+        return contender.predicted * step
 
     def _for_better(self) -> None:
         """Trials of an Optuna study, seeded with the best plan; the best of them is fitted too."""
@@ -284,7 +293,8 @@ class Hunt:
         """The contender with its factors fitted in sequence, and its loss measured."""
         task = self._task
         result = self._rewritten(contender.plan, task.fitted)
-        fitted = replace(contender, result=result)
+        before, after = result.totals.nbytes
+        fitted = replace(contender, result=result, shares={**contender.shares, "size": after / before})
         if task.fitted is not None and task.held_out is not None:
             out = self._folder / "fitted.onnx"
             save(result.rewritten, out)
@@ -313,15 +323,3 @@ def _picked(result: StudyResult, seed: Mapping[str, int], bounded: bool) -> Mapp
     limit = min(known, default=math.inf)
     good = [(scored.cost, i) for i, (_, scored) in enumerate(result.front) if scored.loss <= limit]
     return result.front[min(good)[1]][0] if good else None
-
-
-def _next_error(
-    error: float, below: float, above: float, contender: Contender, wanted: float | None
-) -> float:
-    """The predicted error to try next: between what was good and what was not, else a step further."""
-    if below and math.isfinite(above):
-        return math.sqrt(below * above)
-    if wanted is not None and contender.error:
-        step = wanted / contender.error
-        return error * min(max(step, 1 / _WIDEST_STEP), _WIDEST_STEP)
-    return error * (2 if below else 0.5)

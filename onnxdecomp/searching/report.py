@@ -118,14 +118,15 @@ def uniform(weighed: Weighed) -> list[tuple[float, float]]:
 
 
 def _nearest(weighed: Weighed, number: int, share: float) -> int | None:
-    unit, losses = weighed.units[number], weighed.losses[number]
+    unit = weighed.units[number]
     widths = unit.sites[0].group_channels
 
     def distance(index: int) -> float:
         pairs = zip((unit.choices[index].ranks.input, unit.choices[index].ranks.output), widths, strict=True)
         return sum(abs((1.0 if rank is None else rank / width) - share) for rank, width in pairs)
 
-    own = [index for index in range(len(unit.choices)) if math.isfinite(losses.choices[index])]
+    pairs = zip(weighed.costs[number].choices, weighed.losses[number].choices, strict=True)
+    own = [index for index, (cost, loss) in enumerate(pairs) if math.isfinite(cost + loss)]
     return min(own, key=distance, default=None)
 
 

@@ -37,6 +37,8 @@ def outcome_view(outcome: Outcome, goal: Goal, measure: str) -> RenderableType:
     if outcome.study is not None:
         states = ", ".join(f"{count} {state}" for state, count in outcome.study.trials.items())
         parts.append(f"\nstudy {escape(outcome.study.name)}: trials: {states}")
+    if outcome.stopped:
+        parts.append("\nstopped before the search was over: this is the best so far")
     parts.append(_verdict(outcome, best, goal))
     return Group(*parts, *(f"note: {escape(note)}" for note in outcome.notes))
 
@@ -95,12 +97,14 @@ def unmet(outcome: Outcome, goal: Goal) -> str:
     """One line for a goal that was not reached."""
     best = outcome.best
     if best is None:
-        return f"{goal} cannot be met: at no site is a choice faster than what is there; nothing was written"
+        return (
+            f"{goal} cannot be met: no choice at any site is faster and loses so little; nothing was written"
+        )
     reached = best.reached(goal)
     figures = [f"{goal.kind.replace('_', ' ')} {reached:.3f}"] if reached is not None else []
     if best.speedup is not None and goal.kind != "speedup":
         figures.append(f"{best.speedup.ratio:.2f}× as fast")
-    if goal.kind in ("agreement", "max_drop") and best.quality is not None:
+    if goal.kind == "max_drop" and best.quality is not None:
         figures.append(f"agreement {agreement(best.quality)}")
     return (
         f"{goal} was not met: the best found comes to {', '.join(figures) or 'nothing'}; nothing was written "

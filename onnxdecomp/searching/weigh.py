@@ -16,11 +16,14 @@ from onnxdecomp.runtime import onnxruntime
 from onnxdecomp.searching.cache import Cache, digest
 from onnxdecomp.searching.candidates import Unit, find_units, label
 from onnxdecomp.searching.costs import counted, find_surroundings, measured
-from onnxdecomp.searching.probe import Losses, output_losses, weight_losses
+from onnxdecomp.searching.probe import UNREACHED, Losses, output_losses, weight_losses
 from onnxdecomp.searching.sizes import observe_sizes
 from onnxdecomp.searching.task import Task
 from onnxdecomp.searching.weighed import Weighed
 from onnxdecomp.sites import Survey, survey
+
+# Stands in the cache for a choice that cannot be taken: JSON knows no infinity.
+_INFINITE = -1.0
 
 
 def weigh(task: Task, model: Model) -> tuple[Weighed, list[str]]:
@@ -43,8 +46,8 @@ def weigh(task: Task, model: Model) -> tuple[Weighed, list[str]]:
     if task.cost == "measured":
         engine = dataclasses.replace(subject_engine(task_subject(task, model), task.setting, feeds), dims={})
         cache = Cache("costs", _machine(task.setting))
-        notes += [cache.note] if cache.note else []
         seconds = measured(units, found, model.proto.ir_version, engine, cache, task.track)
+        notes += [cache.note] if cache.note else []
     losses, loss_notes = _losses(task, model, units)
     kind = task.goal.kind if task.goal.kind in ("macs", "params", "size") else None
     costs = counted(units, kind or "macs") if kind or seconds is None else seconds
@@ -94,20 +97,27 @@ def _losses(task: Task, model: Model, units: Sequence[Unit]) -> tuple[list[Losse
         return weight_losses(units, model.folder, task.track), []
     keys = [[f"{unit.name} {label(choice)}" for choice in unit.choices] for unit in units]
     samples = digest(*sorted(sample_digests(task.fitted)))
-    cache = Cache("losses", {"model": model_digest(model), "samples": samples})
+    conditions = {"model": model_digest(model), "samples": samples, "freeze": task.freeze}
+    cache = Cache("losses", conditions)
+    if any(cache.get(key) is None for own in keys for key in own):
+        found = output_losses(units, model, task.fitted, task.scratch, freeze=task.freeze, track=task.track)
+        cache.put(
+            {
+                key: loss if math.isfinite(loss) else _INFINITE
+                for own, losses in zip(keys, found, strict=True)
+                for key, loss in zip(own, losses.choices, strict=True)
+            }
+        )
+        cache.put({unit.name: 1.0 for unit, own in zip(units, found, strict=True) if own.note == UNREACHED})
+    known = [Losses(choices=tuple(_known(cache, key) for key in own)) for own in keys]
     notes = [cache.note] if cache.note else []
-    if all(cache.get(key) is not None for own in keys for key in own):
-        return [Losses(choices=tuple(cache.get(key) or 0.0 for key in own)) for own in keys], notes
-    found = output_losses(units, model, task.fitted, task.scratch, freeze=task.freeze, track=task.track)
-    finite = {
-        key: loss
-        for own, losses in zip(keys, found, strict=True)
-        for key, loss in zip(own, losses.choices, strict=True)
-        if math.isfinite(loss)
-    }
-    cache.put(finite)
-    notes += [f"{unit.name}: {each.note}" for unit, each in zip(units, found, strict=True) if each.note]
-    return found, notes
+    unreached = [unit.name for unit in units if cache.get(unit.name) is not None]
+    return known, notes + [f"{name}: {UNREACHED}" for name in unreached]
+
+
+def _known(cache: Cache, key: str) -> float:
+    value = cache.get(key)
+    return math.inf if value is None or value == _INFINITE else value
 
 
 def model_digest(model: Model) -> str:
