@@ -112,7 +112,7 @@ def rows(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any
     paths, engine = [original, rewritten], Engine(threads=arguments.threads)
     for path, found, ms in zip(
         paths,
-        profile(paths, [engine] * 2, [feeds] * 2),
+        profile(paths, engine, [feeds] * 2),
         (twice[0]["median_ms_a"], twice[0]["median_ms_b"]),
         strict=True,
     ):

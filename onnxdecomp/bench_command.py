@@ -24,8 +24,8 @@ from onnxdecomp.benchmark import (
     measure,
     open_subjects,
     report,
+    setting_engine,
     settings,
-    subject_engine,
     subject_feeds,
 )
 from onnxdecomp.console import StoppedError, output_console, to_json
@@ -186,9 +186,8 @@ def _profile(
     subjects: Sequence[Subject], setting: Setting, shapes: InputShapes, samples: Samples | None
 ) -> tuple[list[Profile], list[Layer]]:
     feeds = [subject_feeds(each, setting.batch, shapes, samples)[0] for each in subjects]
-    engines = [subject_engine(each, setting, own) for each, own in zip(subjects, feeds, strict=True)]
     with Console(stderr=True).status("profiling the layers"):
-        profiles = profile([each.path for each in subjects], engines, feeds)
+        profiles = profile([each.path for each in subjects], setting_engine(setting), feeds)
     return profiles, align(profiles)
 
 

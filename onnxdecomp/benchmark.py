@@ -177,9 +177,6 @@ def measure(
     """
     _require_inputs(subjects, input_shapes)
     inputs = [subject_feeds(each, setting.batch, input_shapes, data) for each in subjects]
-    engines = [
-        subject_engine(each, setting, feeds) for each, (feeds, _) in zip(subjects, inputs, strict=True)
-    ]
     with tempfile.TemporaryDirectory() as scratch:
         paths = [
             each.path if setting.precision == "fp32" else _halved(each, Path(scratch) / f"{i}.onnx")
@@ -193,7 +190,7 @@ def measure(
             for each, path in zip(subjects, paths, strict=True)
         )
         known: list[tuple[Launch, ...]] = []
-        for found, done in launches(contestants, engines, budget):
+        for found, done in launches(contestants, setting_engine(setting), budget):
             known.append(found)
             yield Cell(
                 setting=setting,
@@ -237,17 +234,9 @@ def subject_feeds(
     return next(data.batches(size)), size
 
 
-def subject_engine(subject: Subject, setting: Setting, feeds: Feeds) -> Engine:
-    """How to run a model in a setting, its symbolic dimensions fixed at the sizes of `feeds`."""
-    dims: dict[str, int] = {}
-    for value in graph_inputs(subject.proto):
-        if value.name in feeds:
-            declared = value.type.tensor_type.shape.dim
-            sizes = zip(declared, feeds[value.name].shape, strict=False)
-            dims |= {dim.dim_param: size for dim, size in sizes if dim.dim_param}
-    return Engine(
-        provider=setting.provider.name, options=dict(setting.options), threads=setting.threads, dims=dims
-    )
+def setting_engine(setting: Setting) -> Engine:
+    """How to run models in a setting: as a program would that knows nothing of their inputs' sizes."""
+    return Engine(provider=setting.provider.name, options=dict(setting.options), threads=setting.threads)
 
 
 def _halved(subject: Subject, path: Path) -> Path:

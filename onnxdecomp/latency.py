@@ -132,9 +132,7 @@ def speedup(a: Sequence[Launch], b: Sequence[Launch], seed: int = 0) -> Speedup:
     return Speedup(ratio=ratio, low=min(float(low), ratio), high=max(float(high), ratio))
 
 
-def race(
-    contestants: Sequence[Contestant], engine: Engine | Sequence[Engine], budget: Budget
-) -> list[list[Launch]]:
+def race(contestants: Sequence[Contestant], engine: Engine, budget: Budget) -> list[list[Launch]]:
     """Time several models side by side; per model its launches, those at one place ran together.
 
     Raises:
@@ -146,26 +144,22 @@ def race(
 
 
 def launches(
-    contestants: Sequence[Contestant], engine: Engine | Sequence[Engine], budget: Budget
+    contestants: Sequence[Contestant], engine: Engine, budget: Budget
 ) -> Iterator[tuple[tuple[Launch, ...], float]]:
     """As `race`, one launch of each model at a time, with the share done: what is known can be shown early.
 
     Args:
         contestants: the models.
-        engine: how to run them, or how to run each.
+        engine: how to run them.
         budget: shared out among the launches.
     """
     onnxruntime()
-    engines = [engine] * len(contestants) if isinstance(engine, Engine) else list(engine)
     number, runs = _LAUNCHES, 0
     done = 0
     while done < number:
         with ExitStack() as stack:
             began = time.perf_counter()
-            processes = [
-                stack.enter_context(_process(each, own))
-                for each, own in zip(contestants, engines, strict=True)
-            ]
+            processes = [stack.enter_context(_process(each, engine)) for each in contestants]
             for process in processes:
                 process.warm_up()
             if not runs:

@@ -103,9 +103,7 @@ class Layer:
         return lost > max(SLOWER * self.seconds(0), _RESOLUTION)
 
 
-def profile(
-    paths: Sequence[Path], engines: Sequence[Engine], feeds: Sequence[Feeds], runs: int = 20
-) -> list[Profile]:
+def profile(paths: Sequence[Path], engine: Engine, feeds: Sequence[Feeds], runs: int = 20) -> list[Profile]:
     """Profile models in turns, a few sessions of each.
 
     Raises:
@@ -114,7 +112,7 @@ def profile(
         UsageError: the provider is not the CPU: others report when a kernel was launched, not its time.
     """
     onnxruntime()
-    if any(engine.provider != "CPUExecutionProvider" for engine in engines):
+    if engine.provider != "CPUExecutionProvider":
         raise UsageError(
             "--per-layer needs --provider cpu: elsewhere ONNX Runtime's profile tells when kernels were "
             "launched, not how long they ran"
@@ -123,7 +121,7 @@ def profile(
         files = [_named(path, Path(scratch) / f"{i}.onnx") for i, path in enumerate(paths)]
         events: list[list[dict[str, Any]]] = [[] for _ in paths]
         for turn in range(ROUNDS):
-            for i, (file, engine, own) in enumerate(zip(files, engines, feeds, strict=True)):
+            for i, (file, own) in enumerate(zip(files, feeds, strict=True)):
                 events[i] += _events(file, engine, own, runs, Path(scratch) / f"{i}-{turn}")
         return [
             _profile(file, found, Path(scratch) / f"{i}-0.onnx")

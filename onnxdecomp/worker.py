@@ -38,13 +38,12 @@ class Engine:
         provider: the execution provider's name in ONNX Runtime.
         options: of that provider.
         threads: intra-op threads of the CPU provider.
-        dims: sizes of the model's symbolic dimensions: fixed ones let ONNX Runtime plan its memory.
+
     """
 
     provider: str = "CPUExecutionProvider"
     options: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
-    dims: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def device(self) -> str | None:
@@ -72,8 +71,7 @@ def open_session(
     options.log_severity_level = 4  # what goes wrong arrives as an exception
     # While another model has its turn, a pool that spins would steal its cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    for name, size in engine.dims.items():
-        options.add_free_dimension_override_by_name(name, size)
+
     if optimised is not None:
         options.optimized_model_filepath = optimised
         # Outside the protobuf there is no limit of 2 GB, and nobody reads them there.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
-from onnxdecomp.benchmark import Setting, Subject, subject_engine, subject_feeds
+from onnxdecomp.benchmark import Setting, Subject, setting_engine, subject_feeds
 from onnxdecomp.calibrate import sample_digests
 from onnxdecomp.environment import cpu_name, gpus
 from onnxdecomp.errors import NothingSelectedError
@@ -44,7 +43,7 @@ def weigh(task: Task, model: Model) -> tuple[Weighed, list[str]]:
     notes: list[str] = []
     seconds = None
     if task.cost == "measured":
-        engine = dataclasses.replace(subject_engine(task_subject(task, model), task.setting, feeds), dims={})
+        engine = setting_engine(task.setting)
         cache = Cache("costs", _machine(task.setting))
         seconds = measured(units, found, model.proto.ir_version, engine, cache, task.track)
         notes += [cache.note] if cache.note else []
