@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from onnxdecomp.moments import Moments, total
 # Shares of the mean variance of a patch that the ridge may be.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _START = 2
+# A ridge that does better by less than this on the folds does so by chance, and is often worse in the model.
+_GAIN = 0.02
 _ROUNDS = 100
 _ROUNDS_ON_FOLDS = 1
 # Patches larger than this are weighed in single precision, and alternation is cut short; the final fit is in
@@ -107,7 +109,7 @@ def best_factors(
     placed = arrangement(plain.choice, target.weight.shape[2:], target.weight.shape[1])
     products = [_Product(w, w) for w in target.flat(plain.chain.reconstruct())]
     losses = _plain_losses(products, target)
-    ridge, held_out = _best_ridge(target, placed) if placed is not None else (None, math.inf)
+    ridge, held_out = _best_ridge(target, placed, min(losses)) if placed is not None else (None, math.inf)
     if held_out >= min(losses):
         ridge, held_out = None, min(losses)
     wholes = target.wholes()
@@ -162,8 +164,8 @@ def _plain_losses(products: Sequence[_Product], target: Target) -> tuple[float, 
     return tuple(losses)
 
 
-def _best_ridge(target: Target, placed: Arrangement) -> tuple[float | None, float]:
-    """The ridge with the least held-out loss, and that loss."""
+def _best_ridge(target: Target, placed: Arrangement, plain: float) -> tuple[float | None, float]:
+    """A ridge of low held-out loss, if there is one below that of the plain factors, and that loss."""
     large = len(target.moments[0][0].x) > _LARGE_PATCH
     dtype = np.float32 if large else np.float64
     prepared = [_prepared(target.rest(fold), target, placed, dtype) for fold in range(len(target.judges))]
@@ -180,26 +182,26 @@ def _best_ridge(target: Target, placed: Arrangement) -> tuple[float | None, floa
             lost += sum(map(_loss, parts, products, shifts, _squares(products, parts)))
         return lost
 
-    losses = dict(_downhill(held_out))
-    best = min(losses, key=lambda index: losses[index])
-    return (RIDGES[best], losses[best]) if math.isfinite(losses[best]) else (None, math.inf)
+    best, lost = _downhill(held_out)
+    for stronger in range(best + 1, len(RIDGES)):
+        if lost < plain:
+            break
+        best, lost = min((best, lost), (stronger, held_out(stronger)), key=lambda pair: pair[1])
+    return (RIDGES[best], lost) if math.isfinite(lost) else (None, math.inf)
 
 
-def _downhill(value: Callable[[int], float]) -> Iterator[tuple[int, float]]:
-    """Ridges from the first tried to where the loss grows again, on whichever side it falls."""
-    start = value(_START)
-    yield _START, start
+def _downhill(value: Callable[[int], float]) -> tuple[int, float]:
+    """The ridge reached from the middling one by steps that each take away a fair share of the loss."""
+    here, lowest = _START, value(_START)
     for step in (1, -1):
-        here, lowest = _START, start
         while 0 <= here + step < len(RIDGES):
-            here += step
-            found = value(here)
-            yield here, found
-            if lowest <= found < math.inf:
+            found = value(here + step)
+            if not (found < (1 - _GAIN) * lowest or math.isinf(lowest)):
                 break
-            lowest = min(found, lowest)
-        if lowest < start:
-            return
+            here, lowest = here + step, found
+        if here != _START:
+            break
+    return here, lowest
 
 
 def _solve(

@@ -40,6 +40,7 @@ from onnxdecomp.searching.report import search_report
 from onnxdecomp.searching.tables import outcome_view, unmet
 from onnxdecomp.searching.task import COSTS, Task
 from onnxdecomp.shapes import parse_input_shapes
+from onnxdecomp.study import require_storage
 from onnxdecomp.tables import check_view
 
 ALIGN = {"measured": 8, "macs": 2}
@@ -159,6 +160,8 @@ def search(
     require_distinct(output, data_path(output), save_plan, json_file, plot)
     if plot is not None:
         require_plot(plot)
+    if trials:
+        require_storage(storage)
     shapes = parse_input_shapes(input_shape)
     shown = Console(stderr=True)
     with shown.status("running the original"):

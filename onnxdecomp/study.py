@@ -136,6 +136,17 @@ def run_study(
         return _result(study, budget, stopped)
 
 
+def require_storage(storage: str | None) -> None:
+    """Refuse a storage that cannot be used, before any work is done.
+
+    Raises:
+        MissingExtraError: Optuna is not installed.
+        UsageError: the storage cannot be opened.
+    """
+    with _storage(storage):
+        return
+
+
 def _optuna() -> Any:
     try:
         return importlib.import_module("optuna")
