@@ -40,10 +40,10 @@ SHAPES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
 }
 
 
-def model_path(name: str, scratch: Path) -> Path:
+def model_path(name: str, scratch: Path, dynamic_batch: bool = False) -> Path:
     """The file of a corpus model, or of a network exported into `scratch`."""
     if name in {network.name for network in NETWORKS}:
-        return export(name, scratch / f"{name}.onnx")
+        return export(name, scratch / f"{name}.onnx", dynamic_batch=dynamic_batch)
     return fetch(name)
 
 
@@ -51,7 +51,7 @@ def measure(
     name: str, rank: str, batches: Sequence[int], threads: Sequence[int], budget: Budget, scratch: Path
 ) -> Iterator[Row]:
     """A row for `name` at each batch and number of threads; none where the rank selects nothing."""
-    path, out = model_path(name, scratch), scratch / "rewritten.onnx"
+    path, out = model_path(name, scratch, batches != [1]), scratch / "rewritten.onnx"
     try:
         result = onnxdecomp.rewrite(path, rank, input_shapes=SHAPES.get(name, {}))
     except onnxdecomp.NothingSelectedError as error:

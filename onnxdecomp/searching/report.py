@@ -97,12 +97,10 @@ def further(outcome: Outcome, error: float = 0.01) -> tuple[float, float] | None
     best, solution = outcome.best, outcome.solution
     if best is None or solution.kept_cost <= 0:
         return None
-    now = solution.front.within_loss(best.predicted**2 * (1 + 1e-9))
-    then = solution.front.within_loss((best.predicted + error) ** 2)
-    if now is None or then is None:
+    now, then = solution.weighed.cost(best.plan), solution.front.within_loss((best.predicted + error) ** 2)
+    if then is None:
         return None
-    first, second = (float(solution.front.costs[i]) / solution.kept_cost for i in (now, then))
-    return first, second
+    return now / solution.kept_cost, min(now, float(solution.front.costs[then])) / solution.kept_cost
 
 
 def uniform(weighed: Weighed) -> list[tuple[float, float]]:
