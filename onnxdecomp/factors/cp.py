@@ -24,8 +24,9 @@ from onnxdecomp.factors.chain import Chain, Floats, Link
 from onnxdecomp.factors.linalg import leading_vectors
 
 _RESTARTS = 2
-# Small weights can wait for the slow convergence of components that are nearly dependent.
-_ITERATIONS, _ITERATIONS_OF_SMALL, _SMALL = 200, 2000, 4096
+_ITERATIONS = 200
+# Small weights can wait for components that are nearly dependent, which converge slowly.
+_MORE_ITERATIONS, _SMALL = 2000, 4096
 _TOLERANCE = 1e-8
 # Below it a decomposition is exact, and further starts are idle.
 _EXACT = 1e-7
@@ -96,6 +97,10 @@ def _best_start(tensor: Floats, rank: int) -> tuple[Floats, list[Floats]]:
             break
     if best is None:
         raise CpError(f"CP with {rank} components does not settle: they grow and cancel each other")
+    if tensor.size <= _SMALL and best[0] >= _EXACT:
+        first, *others = best[2]
+        longer = _least_squares(tensor, rank, [first * best[1], *others], _MORE_ITERATIONS)
+        best = longer if longer is not None and longer[0] < best[0] else best
     return best[1], best[2]
 
 
@@ -131,7 +136,7 @@ def _diagonalised(tensor: Floats, rank: int) -> list[Floats]:
 
 
 def _least_squares(
-    tensor: Floats, rank: int, start: list[Floats]
+    tensor: Floats, rank: int, start: list[Floats], iterations: int = _ITERATIONS
 ) -> tuple[float, Floats, list[Floats]] | None:
     """Error, weights and factors of one run of alternating least squares, None where it degenerated."""
     target = tl.tensor(tensor)
@@ -139,7 +144,7 @@ def _least_squares(
         found = parafac(
             target,
             rank,
-            n_iter_max=_ITERATIONS_OF_SMALL if tensor.size <= _SMALL else _ITERATIONS,
+            n_iter_max=iterations,
             init=(None, [tl.tensor(np.ascontiguousarray(factor)) for factor in start]),
             tol=_TOLERANCE,
             l2_reg=_RIDGE,
