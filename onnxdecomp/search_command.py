@@ -199,7 +199,8 @@ def search(
     if plot is not None:
         write_file(plot, lambda path: plot_search(outcome, measure, path), keep)
     best = outcome.best
-    if best is None or best.result is None or not (outcome.met or best_effort):
+    slower = best is not None and best.speedup is not None and best.speedup.ratio < 1
+    if best is None or best.result is None or slower or not (outcome.met or best_effort):
         raise GoalError(unmet(outcome, goal))
     with staged(best.result.rewritten, output, keep) as candidate:
         verdict = check(standard, candidate)

@@ -106,7 +106,9 @@ def unmet(outcome: Outcome, goal: Goal) -> str:
         figures.append(f"{best.speedup.ratio:.2f}× as fast")
     if goal.kind == "max_drop" and best.quality is not None:
         figures.append(f"agreement {agreement(best.quality)}")
+    slower = best.speedup is not None and best.speedup.ratio < 1
+    hint = "a model slower than the original never is" if slower else "--best-effort writes it"
     return (
         f"{goal} was not met: the best found comes to {', '.join(figures) or 'nothing'}; nothing was written "
-        "(--best-effort writes it)"
+        f"({hint})"
     )
