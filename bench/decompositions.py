@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 from bench.results import write_results
 from models import export
 from onnxdecomp.choose import Policy, chain_macs, choose, links, macs_ratio
-from onnxdecomp.factoring import Job, find_jobs
-from onnxdecomp.factors import Chain, Link
+from onnxdecomp.factoring import find_jobs
 from onnxdecomp.fit import applicable, rank_limits
 from onnxdecomp.inputs import Feeds, random_feeds
 from onnxdecomp.latency import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
@@ -38,6 +37,7 @@ from onnxdecomp.placement import placement
 from onnxdecomp.plan import Choice
 from onnxdecomp.ranks import Ranks, parse_rank
 from onnxdecomp.runtime import open_in_onnxruntime
+from onnxdecomp.searching.costs import random_chain
 from onnxdecomp.sites import Site, survey
 from onnxdecomp.splice import Splicer
 from onnxdecomp.worker import Engine
@@ -100,28 +100,13 @@ def variants(sites: Sequence[Site], rank: str, align: int) -> dict[str, Decision
     }
 
 
-def random_chain(job: Job, generator: np.random.Generator) -> Chain:
-    """A chain of the shapes that factoring would give, its values such that activations keep their size."""
-    site, (choice,) = job.anchors[0].site, job.choices
-    shapes = links(site, choice)
-    made = []
-    for i, link in enumerate(shapes):
-        kernel = [size if axis in link.axes else 1 for axis, size in enumerate(site.kernel)]
-        shape = (link.channels[1], link.channels[0] // link.groups, *kernel)
-        # He's initialisation where a ReLU may follow, as in the networks themselves.
-        variance = (2 if i == len(shapes) - 1 else 1) / np.prod(shape[1:])
-        weight = generator.standard_normal(shape) * np.sqrt(variance)
-        made.append(Link(link.role, weight, link.axes, link.groups))
-    return Chain(tuple(made), job.groups)
-
-
 def rewrite(path: Path, decisions: Decisions, out: Path) -> None:
     """Write the model at `path` to `out` with random chains in the place of the chosen Convs."""
     model, generator = load(path), np.random.default_rng(0)
     found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=False)
     splicer = Splicer(model, found, None)
     for job in find_jobs(found, decisions, Policy()):
-        splicer.install(job, random_chain(job, generator))
+        splicer.install(job, random_chain(job.anchors[0].site, job.choices[0], generator))
     save(splicer.finish(), out)
 
 

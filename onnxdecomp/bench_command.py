@@ -136,10 +136,10 @@ def bench(
         console.print(cell_view(cell))
     if layers is not None:
         console.print(layers_view(subjects, *layers))
-    document = report(known) | {"complete": stopped is None}
-    if layers is not None:
-        document |= {"per_layer": layers_report([each.name for each in subjects], *layers)}
     if json_file is not None:
+        document = report(known) | {"complete": stopped is None}
+        if layers is not None:
+            document |= {"per_layer": layers_report([each.name for each in subjects], *layers)}
         write_text(json_file, to_json(document), keep)
     if csv_file is not None:
         write_text(csv_file, _to_csv(known), keep)
