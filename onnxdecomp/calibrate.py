@@ -2,7 +2,8 @@
 
 Plain factors minimise the error of the weights; these minimise the error of the outputs: each chain is fitted
 by least squares to what its Conv put out in the original model, given what reaches it in the model rewritten
-so far (asymmetric reconstruction: Zhang, Zou, He, Sun 2016, IEEE TPAMI 38). No labels, no gradients.
+so far (asymmetric reconstruction: Zhang, Zou, He, Sun 2016, IEEE TPAMI 38). The last Conv before a residual
+Add makes up for what the other branch has lost, too. No labels, no gradients.
 
 The ridge of each site is chosen on folds of the samples, and its plain factors stay where those do better
 there. Sites inside other nodes' graphs and in functions, and CP chains, keep plain factors.
@@ -291,11 +292,28 @@ class Calibration:
             if self._after is self._before:  # it runs past the input before all of that is read
                 self._after.hold(source)
                 self._after.hold(head.output)
-            pairs = zip(self._after.values(source), self._before.values(head.output), strict=True)
+            pairs = zip(self._after.values(source), self._wanted(head), strict=True)
             for fold, (x, y) in zip(self._folds, pairs, strict=True):
                 with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
                     for i, (patch, product) in enumerate(blocks(head, weight, x, y, groups)):
                         yield fold, i % groups, patch, product
+
+    def _wanted(self, head: Head) -> Iterator[Array]:
+        """What a site should put out, run by run: what it did, and what its residual branch has lost by now.
+
+        Where an Add joins the output with a tensor that follows from no site still to do, the sum is to be
+        that of the original (He, Zhang, Sun 2017, ICCV, section 3.2: Y1 - Y1' + Y2).
+        """
+        outputs = self._before.values(head.output)
+        branch = self._after.added_to(head.output) if self._after is not self._before else None
+        undone = self._ahead | {id(head.anchor.node)}
+        if branch is None or undone & self._after.leads_to(branch):
+            yield from outputs
+            return
+        branches = zip(self._before.values(branch), self._after.values(branch), strict=True)
+        for y, (was, now) in zip(outputs, branches, strict=True):
+            with np.errstate(invalid="ignore", over="ignore"):
+                yield np.add(y, np.subtract(was, now)) if was.shape == now.shape == y.shape else y
 
     def _install(self, job: Job, outcome: Factored) -> None:
         """Go on with the chains in the place of a job's sites."""

@@ -18,7 +18,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxdecomp.errors import RunError, first_line
-from onnxdecomp.graph import subgraphs
+from onnxdecomp.graph import is_onnx_op, subgraphs
 from onnxdecomp.inputs import Feeds
 from onnxdecomp.runtime import onnxruntime
 from onnxdecomp.tensors import Array, all_tensors, extent, is_external, read
@@ -140,6 +140,15 @@ class Walk:
                 found.add(id(node))
                 queue.extend(self._reads[id(node)])
         return found
+
+    def added_to(self, name: str) -> str | None:
+        """What an Add adds to the tensor `name`; None where anything else reads that, or it is an output."""
+        readers = [node for node in self._nodes if name in self._reads[id(node)]]
+        if len(readers) != 1 or not is_onnx_op(readers[0], "Add"):
+            return None
+        others = [each for each in readers[0].input if each != name]
+        is_output = any(value.name == name for value in self._model.graph.output)
+        return others[0] if len(others) == 1 and not is_output else None
 
     def values(self, name: str) -> Iterator[Array]:
         """The tensor `name`, run by run.

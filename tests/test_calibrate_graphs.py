@@ -111,6 +111,52 @@ def test_a_weight_shared_across_another_site() -> None:
     assert all(fit.plain_because is None for fit in fits(fitted).values())
 
 
+# Sums
+# ----
+
+SUM = """m (float[N,12,7,7] x) => (float[N,12,7,7] y) {
+  [one] a = Conv <pads=[1,1,1,1]> (x, w, b)
+  [two] c = Conv <pads=[1,1,1,1]> (x, v, b)
+  y = Add (a, c)
+}"""
+FULL = Choice("tucker2", Ranks(12, 12))
+
+
+def sum_error(text: str, chosen: dict[str, Choice]) -> float:
+    proto = nets.model(
+        text, w=kernel(), v=kernel(seed=1), b=nets.signal(12), wide=np.zeros((1, 12, 1, 1), np.float32)
+    )
+    fitted = result(proto, [feed(48, 1)], Plan(chosen))
+    assert_finite(fitted.model)
+    return error(proto, fitted.model, feed(24, 2))
+
+
+def test_the_later_branch_of_a_sum_makes_up_for_the_other() -> None:
+    alone = sum_error(SUM, {"one": TUCKER})
+    assert alone > 0.1
+    assert sum_error(SUM, {"one": TUCKER, "two": FULL}) < 0.1 * alone
+    # The one that is fitted first knows nothing of what the other will lose.
+    assert sum_error(SUM, {"one": FULL, "two": TUCKER}) == pytest.approx(
+        sum_error(SUM, {"two": TUCKER}), rel=0.02
+    )
+
+
+@pytest.mark.parametrize(
+    ("added", "outputs"),
+    [
+        ("y = Add (a, c)", "float[N,12,7,7] y, float[N,12,7,7] c"),  # the branch is an output itself
+        ("r = Relu (c) y = Add (a, r)", "float[N,12,7,7] y"),
+        ("s = Add (c, wide) y = Add (a, s)", "float[N,12,7,7] y"),  # what is added is a constant
+        ("y = Add (c, c)", "float[N,12,7,7] y, float[N,12,7,7] a"),
+        ("m = ReduceMean <axes=[2,3]> (a) y = Add (c, m)", "float[N,12,7,7] y"),  # of another shape
+    ],
+)
+def test_other_outputs_are_fitted_as_they_were(added: str, outputs: str) -> None:
+    text = SUM.replace("float[N,12,7,7] y", outputs).replace("y = Add (a, c)", added)
+    alone = sum_error(text, {"one": TUCKER})
+    assert sum_error(text, {"one": TUCKER, "two": FULL}) == pytest.approx(alone, rel=0.02)
+
+
 # Sites that cannot be fitted
 # ---------------------------
 
