@@ -16,35 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bench.model import SHAPES, model_path
+from bench.plain import PROCESSES, plain_seconds
 from bench.results import write_results
 from models import names
 from onnxdecomp.inputs import random_feeds
 from onnxdecomp.model import load
-
-PROCESSES = 7
-PLAIN = """
-import sys, time, numpy as np, onnxruntime as ort
-options = ort.SessionOptions()
-options.intra_op_num_threads = 1
-session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-feeds = dict(np.load(sys.argv[2]))
-times = []
-start = time.perf_counter()
-while len(times) < 30 or time.perf_counter() - start < 1.5:
-    begin = time.perf_counter()
-    session.run(None, feeds)
-    times.append(time.perf_counter() - begin)
-print(np.median(times[10:]))
-"""
-
-
-def plain_seconds(path: Path, feeds: Path) -> float:
-    """The median time of a run in a process of its own."""
-    command = [sys.executable, "-c", PLAIN, str(path), str(feeds)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def ask(name: str, speedup: float, scratch: Path) -> dict[str, Any]:
@@ -68,13 +45,10 @@ def ask(name: str, speedup: float, scratch: Path) -> dict[str, Any]:
         "message": done.stderr.strip().removeprefix("onnxdecomp: "),
     }
     if out.exists():
-        feeds = scratch / "feeds.npz"
-        arrays: dict[str, Any] = dict(random_feeds(load(path).proto, shapes))
-        np.savez(feeds, **arrays)
-        pairs = [(plain_seconds(path, feeds), plain_seconds(out, feeds)) for _ in range(PROCESSES)]
-        before, after = np.median(np.array(pairs), axis=0)
-        row["plain_speedup"] = round(float(before / after), 3)
-        row["keeps_its_word"] = done.returncode == 0 and bool(before / after >= speedup)
+        feeds = random_feeds(load(path).proto, shapes)
+        before, after = plain_seconds(path, out, feeds)
+        row["plain_speedup"] = round(before / after, 3)
+        row["keeps_its_word"] = done.returncode == 0 and before / after >= speedup
     return row
 
 

@@ -29,372 +29,37 @@ import os
 import sys
 import tempfile
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 import onnxdecomp
-from bench.quality import (
-    DATA_FOLDER,
-    ERRORS,
-    NETWORKS,
-    POINT,
-    Images,
-    Network,
-    assert_planned,
-    cifar10,
-    conv_cost,
-    imagenet,
-)
+from bench.choosers import COSTS, Chooser
+from bench.plain import plain_seconds
+from bench.quality import DATA_FOLDER, assert_planned, conv_cost
 from bench.results import RESULTS, write_results
 from bench.rivals import table
-from models import fetch
-from onnxdecomp import Plan, Policy, Preprocessing, Result
-from onnxdecomp.benchmark import Setting
-from onnxdecomp.choose import fitting_methods
-from onnxdecomp.console import tracked
-from onnxdecomp.factoring import read_finite_weight
-from onnxdecomp.inputs import Feeds
+from bench.subjects import MODELS, Subject, open_subject
+from onnxdecomp import Result
 from onnxdecomp.latency import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
-from onnxdecomp.model import load, save
-from onnxdecomp.plan import Choice
-from onnxdecomp.preprocessing import PRESETS
-from onnxdecomp.providers import PROVIDERS
-from onnxdecomp.quality import Quality, measure_quality
+from onnxdecomp.model import save
 from onnxdecomp.search_command import ALIGN
-from onnxdecomp.searching.automl import Trials, find_modules, seed_of, space_of, taken_at
-from onnxdecomp.searching.bank import Bank
-from onnxdecomp.searching.goal import Goal
-from onnxdecomp.searching.task import Task
-from onnxdecomp.searching.weigh import weigh
-from onnxdecomp.searching.weighed import Solution, Weighed, plan_of
-from onnxdecomp.shapes import InputShapes
-from onnxdecomp.spectrum import Spectrum, spectra
-from onnxdecomp.study import run_study
 from onnxdecomp.worker import Engine
 
 Row = dict[str, Any]
-Floats = NDArray[np.float64]
-Taken = Sequence[Choice | None]
 
+SPEEDS = ("speedup", "speedup_low", "speedup_high", "plain_speedup")
 METHODS = ("uniform", "energy", "vbmf", "greedy", "knapsack", "optuna")
-COSTS = {"macs": "macs", "latency": "measured"}
 TOLERANCE = 0.02
-RATIOS = tuple(i / 10 for i in range(1, 10))
-# What is tried of a share of the channels, and of the energy.
-SHARES = np.linspace(0.02, 1, 500)
-ENERGIES = 1 - np.logspace(-4, 0, 500, endpoint=False)
-# Ranks that are weighed come in up to 16 levels. If all units changed level at the same share, the cost would
-# make large steps; so each changes a little earlier or later, by up to half a level.
-LEVEL, GOLDEN = 1 / 16, 0.618034
-DETECTOR, DETECTOR_SHAPE = "nudenet_yolov8n_320", (1, 3, 320, 320)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A model that can be asked for.
-
-    Attributes:
-        network: how it is examined; None for the detector, which has no classes.
-        speedups: asked of it unless said otherwise.
-    """
-
-    network: Network | None
-    speedups: tuple[float, ...] = ()
-
-
-SQUEEZENET = Network(align=8, ranks=(), accuracy=0.547, images="imagenet", fit_samples=128)
-MODELS = {
-    "cifar10_resnet20": Entry(network=NETWORKS["cifar10_resnet20"]),
-    "cifar10_resnet56": Entry(network=NETWORKS["cifar10_resnet56"]),
-    "vgg16_cifar10": Entry(network=NETWORKS["vgg16_cifar10"], speedups=(1.5, 2.0)),
-    "imagenet_resnet50": Entry(network=NETWORKS["imagenet_resnet50"], speedups=(1.25, 1.5)),
-    "imagenet_squeezenet1_1": Entry(network=SQUEEZENET),
-    DETECTOR: Entry(network=None, speedups=(1.25, 1.5)),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Subject:
-    """The original model, and images to fit to and to judge on.
-
-    Attributes:
-        name: of the model.
-        path: of its file.
-        images: disjoint ones.
-        classes: whether its outputs are the classes of the images' labels.
-        shapes: for inputs with unknown dimensions.
-        feeds: one image, for timing.
-    """
-
-    name: str
-    path: Path
-    images: Images
-    classes: bool
-    shapes: InputShapes
-    feeds: Feeds
-
-    def judge(self, path: Path) -> Quality:
-        """What the test images say of the model at `path`; its outputs must be finite."""
-        labels = self.images.labels if self.classes else None
-        fitted = len(self.images.fitted)
-        quality = measure_quality(self.path, path, self.images.tested, fitted=fitted, labels=labels)
-        assert all(output.relative_l2 is not None for output in quality.outputs), path
-        return quality
-
-    def assert_known(self, accuracy: float) -> None:
-        """The original is as accurate as is known of it: the images are read as it wants them."""
-        found = self.judge(self.path).accuracy
-        assert found is not None
-        error = np.sqrt(accuracy * (1 - accuracy) / len(self.images.labels))
-        assert abs(found[0] - accuracy) <= max(POINT, ERRORS * error), (self.name, found[0], accuracy)
-
-
-def open_subject(name: str, folder: Path, fit: int | None, test: int | None) -> Subject:
-    """The model called `name` with its images, of which None is the default number."""
-    network = MODELS[name].network
-    path = folder / "models" / f"{name}.onnx" if network is not None else fetch(name)
-    proto, data = load(path).proto, folder / "data"
-    shapes: InputShapes = {}
-    if network is None:
-        shapes = {"images": DETECTOR_SHAPE}
-        preprocessing = Preprocessing(**PRESETS["0-1"], size=DETECTOR_SHAPE[2:])
-        images = imagenet(data, proto, fit or 128, test, preprocessing)
-    else:
-        reader = cifar10 if network.images == "cifar10" else imagenet
-        images = reader(data, proto, fit or network.fit_samples, test)
-    feeds = next(images.fitted.batches(1))
-    subject = Subject(
-        name=name, path=path, images=images, classes=network is not None, shapes=shapes, feeds=feeds
-    )
-    if network is not None:
-        subject.assert_known(network.accuracy)
-    return subject
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Menu:
-    """What may be taken of one unit, keeping it among them.
-
-    Attributes:
-        choices: None keeps it.
-        shares: of the channels that the ranks (in, out) are; shape (choices, 2).
-        costs: shape (choices,).
-        losses: shape (choices,).
-    """
-
-    choices: tuple[Choice | None, ...]
-    shares: Floats
-    costs: Floats
-    losses: Floats
-
-    def nearest(self, shares: Sequence[float]) -> int:
-        """The choice whose ranks are nearest to these shares of the channels (in, out)."""
-        return int(np.abs(self.shares - np.minimum(shares, 1)).sum(axis=1).argmin())
-
-    @property
-    def kept(self) -> int:
-        """The choice that keeps the unit."""
-        return self.choices.index(None)
-
-
-def menus_of(weighed: Weighed) -> list[Menu]:
-    """One for every unit."""
-    menus = []
-    for number, unit in enumerate(weighed.units):
-        options = weighed.options(number)
-        choices = tuple(None if option is None else unit.choices[option] for option in options)
-        costs, losses = np.array([weighed.point(number, option) for option in options]).T
-        shares = np.array([shares_of(choice, unit.sites[0].group_channels) for choice in choices])
-        menus.append(Menu(choices=choices, shares=shares, costs=costs, losses=losses))
-    return menus
-
-
-def shares_of(choice: Choice | None, channels: tuple[int, int]) -> tuple[float, float]:
-    """The ranks (in, out) as shares of the channels; one rank for both is a share of the fewer."""
-    if choice is None:
-        return 1.0, 1.0
-    widths = (min(channels),) * 2 if choice.method == "svd" else channels
-    ranks = (choice.ranks.input, choice.ranks.output)
-    into, out = (1.0 if rank is None else rank / width for rank, width in zip(ranks, widths, strict=True))
-    return into, out
-
-
-class Chooser:
-    """Chooses ranks for one model and one kind of cost, in every way.
-
-    Attributes:
-        weighed: all units' choices.
-        policy: that they follow.
-        total: what the whole model costs: multiply-accumulates of all Convs, or seconds.
-    """
-
-    def __init__(self, subject: Subject, kind: str, align: int | None, trials: int, folder: Path) -> None:
-        """`folder` takes the statistics of a study."""
-        cost = COSTS[kind]
-        self.policy = Policy(align=align or ALIGN[cost])
-        self._subject, self._trials, self._folder = subject, trials, folder
-        self._model = load(subject.path)
-        self.weighed, notes = weigh(task_of(subject, kind, self.policy), self._model)
-        print(*(f"{subject.name}: {note}" for note in notes), sep="\n", end="\n" if notes else "")
-        self._menus = menus_of(self.weighed)
-        self.total = self.weighed.totals["macs"]
-
-    def budget(self, share: float) -> float:
-        """What the units may cost where the whole is to cost that share."""
-        return self.solution.kept_cost - (1 - share) * self.total
-
-    def share(self, plan: Plan) -> float:
-        """What a plan leaves of the cost of the whole, by the table."""
-        return 1 - (self.solution.kept_cost - self.weighed.cost(plan)) / self.total
-
-    def choose(self, method: str, share: float) -> Plan | None:
-        """A plan that costs that share of the whole, or as near as the method comes; None is out of reach."""
-        budget = self.budget(share)
-        if budget < sum(menu.costs.min() for menu in self._menus):
-            return None
-        ways: dict[str, Callable[[float], Taken | None]] = {
-            "uniform": partial(self._closest, self._uniform, SHARES),
-            "energy": partial(self._closest, self._energy, ENERGIES),
-            "greedy": self._greedy,
-            "knapsack": self._knapsack,
-            "optuna": self._optuna,
-        }
-        taken = ways[method](budget)
-        return None if taken is None else plan_of(self.weighed.units, taken)
-
-    @cached_property
-    def solution(self) -> Solution:
-        """The knapsack's."""
-        return self.weighed.solve()
-
-    @cached_property
-    def _spectra(self) -> list[tuple[tuple[Spectrum, Spectrum], tuple[int, int]]]:
-        """Of each unit's modes (in, out), and how many channels these have."""
-        found = []
-        for unit in self.weighed.units:
-            site, weight = unit.sites[0], read_finite_weight(unit.job.anchors[0], self._model.folder)
-            method = fitting_methods(site, self.policy)[0]
-            channels = site.group_channels
-            widths = (min(channels),) * 2 if method == "svd" else channels
-            found.append((spectra(method, weight, site.groups or 1), widths))
-        return found
-
-    @cached_property
-    def _bank(self) -> Bank:
-        fitted = self._subject.images.fitted
-        return Bank(self.weighed.units, self._model, fitted, self._folder, freeze=False, track=tracked)
-
-    def _cost(self, picks: Sequence[int]) -> float:
-        return float(sum(menu.costs[i] for menu, i in zip(self._menus, picks, strict=True)))
-
-    def _take(self, picks: Sequence[int]) -> Taken:
-        return [menu.choices[i] for menu, i in zip(self._menus, picks, strict=True)]
-
-    def _closest(self, way: Callable[[float], list[int]], values: Floats, budget: float) -> Taken:
-        """Of the picks at all these values, those whose cost is nearest to the budget."""
-        every = [way(float(value)) for value in values]
-        return self._take(min(every, key=lambda picks: abs(self._cost(picks) - budget)))
-
-    def _uniform(self, share: float) -> list[int]:
-        early = [(number * GOLDEN % 1 - 0.5) * LEVEL for number in range(len(self._menus))]
-        pairs = zip(self._menus, early, strict=True)
-        return [menu.nearest([share + own] * 2) for menu, own in pairs]
-
-    def _energy(self, energy: float) -> list[int]:
-        picks = []
-        for menu, (modes, widths) in zip(self._menus, self._spectra, strict=True):
-            ranks = [mode.rank_for(energy) for mode in modes]
-            picks.append(menu.nearest([rank / width for rank, width in zip(ranks, widths, strict=True)]))
-        return picks
-
-    def _greedy(self, budget: float) -> Taken | None:
-        """The least threshold of single layers' losses at which the cheapest choices below it suffice."""
-        rows = [at_ratios(menu) for menu in self._menus]
-        pairs = list(zip(self._menus, rows, strict=True))
-        thresholds = sorted({float(menu.losses[i]) for menu, row in pairs for i in row})
-
-        def picks(threshold: float) -> list[int]:
-            return [cheapest(menu, row, threshold) for menu, row in pairs]
-
-        first = bisect_left(thresholds, True, key=lambda each: self._cost(picks(each)) <= budget)
-        return self._take(picks(thresholds[first])) if first < len(thresholds) else None
-
-    def _knapsack(self, budget: float) -> Taken | None:
-        point = self.solution.front.within_cost(budget)
-        return None if point is None else self.solution.taken(point)
-
-    def _optuna(self, budget: float) -> Taken | None:
-        """The best trial within the budget; the knapsack's answer where that is just the seed."""
-        seeded = self._knapsack(budget)
-        if seeded is None:
-            return None
-        modules = find_modules(self.weighed)
-        seed = seed_of(modules, self.weighed, seeded)
-        judge = Trials(self._bank, self.weighed, modules, self._subject.path, self._folder)
-        result = run_study(
-            space_of(modules),
-            judge,
-            trials=self._trials,
-            budget=budget,
-            seeds=[seed],
-            storage=None,
-            name=None,
-            fingerprint=f"{self._subject.name} {budget}",
-        )
-        if result.stopped is not None:
-            raise result.stopped
-        levels = result.best[0] if result.best is not None else seed
-        return seeded if levels == seed else taken_at(modules, self.weighed, levels)
-
-
-def at_ratios(menu: Menu) -> list[int]:
-    """For each compression ratio the choice of least loss that costs at most that share of the unit."""
-    found = []
-    for ratio in RATIOS:
-        (within,) = np.nonzero(menu.costs <= ratio * menu.costs[menu.kept])
-        if len(within):
-            found.append(int(within[menu.losses[within].argmin()]))
-    return found
-
-
-def cheapest(menu: Menu, row: Sequence[int], threshold: float) -> int:
-    """The cheapest of these choices that loses at most `threshold`, else the one that keeps the unit."""
-    good = [i for i in row if menu.losses[i] <= threshold]
-    return min([menu.kept, *good], key=lambda i: float(menu.costs[i]))
-
-
-def task_of(subject: Subject, kind: str, policy: Policy) -> Task:
-    """What `onnxdecomp search` would be asked for."""
-    return Task(
-        path=subject.path,
-        goal=Goal("macs" if kind == "macs" else "speedup", 0.5 if kind == "macs" else 2.0),
-        setting=Setting(provider=PROVIDERS["cpu"], threads=1, batch=1),
-        input_shapes=subject.shapes,
-        fitted=subject.images.fitted,
-        held_out=None,
-        labels=None,
-        policy=policy,
-        cost=COSTS[kind],
-        freeze=False,
-        trials=0,
-        storage=None,
-        study=None,
-        deadline=None,
-        track=tracked,
-        track_jobs=tracked,
-        say=lambda line: None,
-        scratch=None,
-    )
+# A budget in time is aimed at until the whole model meets it by that much, or so often.
+NEAR, MOST_AIMS = 0.01, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -452,32 +117,65 @@ def make(subject: Subject, chooser: Chooser, method: str, share: float | None, p
     )
 
 
+def aim(subject: Subject, chooser: Chooser, method: str, value: float, folder: Path) -> float:
+    """The share of the cost, by the table, at which a method's whole model is that many times faster.
+
+    Plain factors are as fast as fitted ones. A study takes what the knapsack needs, which it starts from.
+    """
+    wanted, realised = 1 - 1 / value, 1.0
+    best = (inf, 1 / value)
+    own = "knapsack" if method == "optuna" else method
+    shapes = {name: array.shape for name, array in subject.feeds.items()}
+    for _ in range(MOST_AIMS):
+        share = 1 - wanted / realised
+        plan = chooser.choose(own, share)
+        if plan is None:
+            break
+        path = folder / "aimed.onnx"
+        result = onnxdecomp.rewrite(subject.path, plan=plan, policy=chooser.policy, input_shapes=shapes)
+        save(result.rewritten, path)
+        first, second = race(contestants(subject, [path]), Engine(threads=1), Budget(duration=2.0))
+        found = speedup(first, second).ratio
+        line = f"{subject.name}: {method} at {share:.3f} by the table: {found:.3f}×"
+        print(line, file=sys.stderr, flush=True)
+        miss = abs(found / value - 1)
+        best = min(best, (miss, share))
+        if miss <= NEAR:
+            break
+        realised = (1 - 1 / found) / (1 - chooser.share(plan))
+    return best[1]
+
+
 def measure(
     subject: Subject, kind: str, chooser: Chooser, value: float | None, methods: Sequence[str], budget: Budget
 ) -> Iterator[Row]:
     """A row for each method at one budget: a share of the MACs, or a speed-up; None is no budget."""
-    share = 1 / value if value is not None and kind == "latency" else value
     with tempfile.TemporaryDirectory() as scratch:
-        made = [make(subject, chooser, each, share, Path(scratch) / f"{each}.onnx") for each in methods]
-        variants = [variant for variant in made if variant is not None]
-        timed = times(subject, variants, budget) if kind == "latency" and variants else []
-        for i, variant in enumerate(variants):
-            figures = speed(timed[0], timed[i + 1]) if timed else {}
+        variants: list[tuple[Variant, float | None]] = []
+        for each in methods:
+            share = value
+            if kind == "latency" and value is not None:
+                share = aim(subject, chooser, each, value, Path(scratch))
+            made = make(subject, chooser, each, share, Path(scratch) / f"{each}.onnx")
+            variants += [(made, share)] if made is not None else []
+        paths = [variant.path for variant, _ in variants]
+        timed = race(contestants(subject, paths), Engine(threads=1), budget) if kind == "latency" else []
+        for i, (variant, share) in enumerate(variants):
+            figures = speed(subject, variant.path, timed[0], timed[i + 1]) if timed else {}
             yield row_of(subject, kind, value, share, variant, figures)
 
 
-def times(subject: Subject, variants: Sequence[Variant], budget: Budget) -> list[list[Launch]]:
-    """The launches of the original and of all variants, side by side."""
-    paths = [subject.path, *(variant.path for variant in variants)]
-    contestants = [Contestant(path=path, feeds=subject.feeds) for path in paths]
-    return race(contestants, Engine(threads=1), budget)
+def contestants(subject: Subject, paths: Sequence[Path]) -> list[Contestant]:
+    """The original, and models made of it."""
+    return [Contestant(path=path, feeds=subject.feeds) for path in (subject.path, *paths)]
 
 
-def speed(original: Sequence[Launch], own: Sequence[Launch]) -> Row:
-    """How much faster one model is, with its interval."""
+def speed(subject: Subject, path: Path, original: Sequence[Launch], own: Sequence[Launch]) -> Row:
+    """How much faster one model is, with its interval; and what a plain program says."""
     gain = speedup(original, own)
-    figures = {"speedup": gain.ratio, "speedup_low": gain.low, "speedup_high": gain.high}
-    return {name: round(figure, 3) for name, figure in figures.items()}
+    before, after = plain_seconds(subject.path, path, subject.feeds)
+    figures = (gain.ratio, gain.low, gain.high, before / after)
+    return {name: round(figure, 3) for name, figure in zip(SPEEDS, figures, strict=True)}
 
 
 def row_of(
@@ -498,7 +196,7 @@ def row_of(
         "sites": len(variant.result.plan.sites),
         "macs_share": round(macs, 4),
         "miss": "" if miss is None else round(miss, 4),
-        **{name: figures.get(name, "") for name in ("speedup", "speedup_low", "speedup_high")},
+        **{name: figures.get(name, "") for name in SPEEDS},
         "predicted_l2": "" if variant.error is None else round(variant.error, 4),
         **verdict(subject, variant.path),
         "choosing_s": round(variant.choosing_s, 1),
@@ -534,7 +232,7 @@ def examine(subject: Subject, arguments: argparse.Namespace, scratch: Path) -> I
         folder.mkdir()
         chooser = Chooser(subject, kind, arguments.align, arguments.trials, folder)
         if kind == "latency":
-            chooser.total = medians(times(subject, [], budget)[0])
+            chooser.total = medians(race(contestants(subject, []), Engine(threads=1), budget)[0])
         if "vbmf" in arguments.methods:
             yield from measure(subject, kind, chooser, None, ["vbmf"], budget)
         others = [method for method in arguments.methods if method != "vbmf"]

@@ -11,9 +11,6 @@ session's time.
 from __future__ import annotations
 
 import argparse
-import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import Any
 import onnx
 
 import onnxdecomp
+from bench.plain import plain_seconds
 from bench.results import write_results
 from models import export
 from onnxdecomp.inputs import Feeds, random_feeds
@@ -31,23 +29,6 @@ from onnxdecomp.model import load
 from onnxdecomp.worker import Engine
 
 NETWORK = "resnet18"
-# Any program that anyone would write first.
-PLAIN = """
-import sys, time, numpy as np, onnxruntime as ort
-options = ort.SessionOptions()
-options.intra_op_num_threads = int(sys.argv[2])
-session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-given = session.get_inputs()[0]
-x = {given.name: np.random.default_rng(0).standard_normal(given.shape).astype(np.float32)}
-for _ in range(10):
-    session.run(None, x)
-times = []
-for _ in range(100):
-    start = time.perf_counter()
-    session.run(None, x)
-    times.append(time.perf_counter() - start)
-print(np.median(times))
-"""
 
 
 def doubled(path: Path, out: Path) -> Path:
@@ -79,14 +60,9 @@ def compare(a: Path, b: Path, feeds: Feeds, arguments: argparse.Namespace) -> di
     }
 
 
-def plain_ratio(a: Path, b: Path, threads: int, processes: int = 7) -> dict[str, Any]:
-    """The ratio by the plain program, whole processes in turns."""
-    times: dict[Path, list[float]] = {a: [], b: []}
-    for _ in range(processes):
-        for path, own in times.items():
-            command = [sys.executable, "-c", PLAIN, str(path), str(threads)]
-            own.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    first, second = (statistics.median(own) for own in times.values())
+def plain_ratio(a: Path, b: Path, feeds: Feeds, threads: int) -> dict[str, Any]:
+    """The ratio by the plain program."""
+    first, second = plain_seconds(a, b, feeds, threads)
     row = {"median_ms_a": round(1e3 * first, 4), "median_ms_b": round(1e3 * second, 4)}
     return row | {"ratio": round(first / second, 4), "low": None, "high": None, "holds": None}
 
@@ -106,7 +82,7 @@ def rows(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any
     agree = twice[0]["low"] <= twice[1]["high"] and twice[1]["low"] <= twice[0]["high"]
     for i, row in enumerate(twice):
         yield {"question": f"the original, run {i + 1}"} | row | {"holds": agree}
-    plain = plain_ratio(original, rewritten, arguments.threads)
+    plain = plain_ratio(original, rewritten, feeds, arguments.threads)
     near = abs(plain["ratio"] / twice[0]["ratio"] - 1) <= 0.05
     yield {"question": "the original, by a plain program"} | plain | {"holds": near}
     paths, engine = [original, rewritten], Engine(threads=arguments.threads)

@@ -1,0 +1,259 @@
+"""Ways of choosing ranks: one share everywhere, one energy, the greedy scheme, the knapsack, a study."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.subjects import Subject
+from onnxdecomp import Plan, Policy
+from onnxdecomp.benchmark import Setting
+from onnxdecomp.choose import fitting_methods
+from onnxdecomp.console import tracked
+from onnxdecomp.factoring import read_finite_weight
+from onnxdecomp.model import load
+from onnxdecomp.plan import Choice
+from onnxdecomp.providers import PROVIDERS
+from onnxdecomp.search_command import ALIGN
+from onnxdecomp.searching.automl import Trials, find_modules, seed_of, space_of, taken_at
+from onnxdecomp.searching.bank import Bank
+from onnxdecomp.searching.goal import Goal
+from onnxdecomp.searching.task import Task
+from onnxdecomp.searching.weigh import weigh
+from onnxdecomp.searching.weighed import Solution, Weighed, plan_of
+from onnxdecomp.spectrum import Spectrum, spectra
+from onnxdecomp.study import run_study
+
+Floats = NDArray[np.float64]
+Taken = Sequence[Choice | None]
+
+COSTS = {"macs": "macs", "latency": "measured"}
+RATIOS = tuple(i / 10 for i in range(1, 10))
+# What is tried of a share of the channels, and of the energy.
+SHARES = np.linspace(0.02, 1, 500)
+ENERGIES = 1 - np.logspace(-4, 0, 500, endpoint=False)
+# Ranks that are weighed come in up to 16 levels. If all units changed level at the same share, the cost would
+# make large steps; so each changes a little earlier or later, by up to half a level.
+LEVEL, GOLDEN = 1 / 16, 0.618034
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Menu:
+    """What may be taken of one unit, keeping it among them.
+
+    Attributes:
+        choices: None keeps it.
+        shares: of the channels that the ranks (in, out) are; shape (choices, 2).
+        costs: shape (choices,).
+        losses: shape (choices,).
+    """
+
+    choices: tuple[Choice | None, ...]
+    shares: Floats
+    costs: Floats
+    losses: Floats
+
+    def nearest(self, shares: Sequence[float]) -> int:
+        """The choice whose ranks are nearest to these shares of the channels (in, out)."""
+        return int(np.abs(self.shares - np.minimum(shares, 1)).sum(axis=1).argmin())
+
+    @property
+    def kept(self) -> int:
+        """The choice that keeps the unit."""
+        return self.choices.index(None)
+
+
+def menus_of(weighed: Weighed) -> list[Menu]:
+    """One for every unit."""
+    menus = []
+    for number, unit in enumerate(weighed.units):
+        options = weighed.options(number)
+        choices = tuple(None if option is None else unit.choices[option] for option in options)
+        costs, losses = np.array([weighed.point(number, option) for option in options]).T
+        shares = np.array([shares_of(choice, unit.sites[0].group_channels) for choice in choices])
+        menus.append(Menu(choices=choices, shares=shares, costs=costs, losses=losses))
+    return menus
+
+
+def shares_of(choice: Choice | None, channels: tuple[int, int]) -> tuple[float, float]:
+    """The ranks (in, out) as shares of the channels; one rank for both is a share of the fewer."""
+    if choice is None:
+        return 1.0, 1.0
+    widths = (min(channels),) * 2 if choice.method == "svd" else channels
+    ranks = (choice.ranks.input, choice.ranks.output)
+    into, out = (1.0 if rank is None else rank / width for rank, width in zip(ranks, widths, strict=True))
+    return into, out
+
+
+class Chooser:
+    """Chooses ranks for one model and one kind of cost, in every way.
+
+    Attributes:
+        weighed: all units' choices.
+        policy: that they follow.
+        total: what the whole model costs: multiply-accumulates of all Convs, or seconds.
+    """
+
+    def __init__(self, subject: Subject, kind: str, align: int | None, trials: int, folder: Path) -> None:
+        """`folder` takes the statistics of a study."""
+        cost = COSTS[kind]
+        self.policy = Policy(align=align or ALIGN[cost])
+        self._subject, self._trials, self._folder = subject, trials, folder
+        self._model = load(subject.path)
+        self.weighed, notes = weigh(task_of(subject, kind, self.policy), self._model)
+        print(*(f"{subject.name}: {note}" for note in notes), sep="\n", end="\n" if notes else "")
+        self._menus = menus_of(self.weighed)
+        self.total = self.weighed.totals["macs"]
+
+    def budget(self, share: float) -> float:
+        """What the units may cost where the whole is to cost that share."""
+        return self.solution.kept_cost - (1 - share) * self.total
+
+    def share(self, plan: Plan) -> float:
+        """What a plan leaves of the cost of the whole, by the table."""
+        return 1 - (self.solution.kept_cost - self.weighed.cost(plan)) / self.total
+
+    def choose(self, method: str, share: float) -> Plan | None:
+        """A plan that costs that share of the whole, or as near as the method comes; None is out of reach."""
+        budget = self.budget(share)
+        if budget < sum(menu.costs.min() for menu in self._menus):
+            return None
+        ways: dict[str, Callable[[float], Taken | None]] = {
+            "uniform": partial(self._closest, self._uniform, SHARES),
+            "energy": partial(self._closest, self._energy, ENERGIES),
+            "greedy": self._greedy,
+            "knapsack": self._knapsack,
+            "optuna": self._optuna,
+        }
+        taken = ways[method](budget)
+        return None if taken is None else plan_of(self.weighed.units, taken)
+
+    @cached_property
+    def solution(self) -> Solution:
+        """The knapsack's."""
+        return self.weighed.solve()
+
+    @cached_property
+    def _spectra(self) -> list[tuple[tuple[Spectrum, Spectrum], tuple[int, int]]]:
+        """Of each unit's modes (in, out), and how many channels these have."""
+        found = []
+        for unit in self.weighed.units:
+            site, weight = unit.sites[0], read_finite_weight(unit.job.anchors[0], self._model.folder)
+            method = fitting_methods(site, self.policy)[0]
+            channels = site.group_channels
+            widths = (min(channels),) * 2 if method == "svd" else channels
+            found.append((spectra(method, weight, site.groups or 1), widths))
+        return found
+
+    @cached_property
+    def _bank(self) -> Bank:
+        fitted = self._subject.images.fitted
+        return Bank(self.weighed.units, self._model, fitted, self._folder, freeze=False, track=tracked)
+
+    def _cost(self, picks: Sequence[int]) -> float:
+        return float(sum(menu.costs[i] for menu, i in zip(self._menus, picks, strict=True)))
+
+    def _take(self, picks: Sequence[int]) -> Taken:
+        return [menu.choices[i] for menu, i in zip(self._menus, picks, strict=True)]
+
+    def _closest(self, way: Callable[[float], list[int]], values: Floats, budget: float) -> Taken:
+        """Of the picks at all these values, those whose cost is nearest to the budget."""
+        every = [way(float(value)) for value in values]
+        return self._take(min(every, key=lambda picks: abs(self._cost(picks) - budget)))
+
+    def _uniform(self, share: float) -> list[int]:
+        early = [(number * GOLDEN % 1 - 0.5) * LEVEL for number in range(len(self._menus))]
+        pairs = zip(self._menus, early, strict=True)
+        return [menu.nearest([share + own] * 2) for menu, own in pairs]
+
+    def _energy(self, energy: float) -> list[int]:
+        picks = []
+        for menu, (modes, widths) in zip(self._menus, self._spectra, strict=True):
+            ranks = [mode.rank_for(energy) for mode in modes]
+            picks.append(menu.nearest([rank / width for rank, width in zip(ranks, widths, strict=True)]))
+        return picks
+
+    def _greedy(self, budget: float) -> Taken | None:
+        """The least threshold of single layers' losses at which the cheapest choices below it suffice."""
+        rows = [at_ratios(menu) for menu in self._menus]
+        pairs = list(zip(self._menus, rows, strict=True))
+        thresholds = sorted({float(menu.losses[i]) for menu, row in pairs for i in row})
+
+        def picks(threshold: float) -> list[int]:
+            return [cheapest(menu, row, threshold) for menu, row in pairs]
+
+        first = bisect_left(thresholds, True, key=lambda each: self._cost(picks(each)) <= budget)
+        return self._take(picks(thresholds[first])) if first < len(thresholds) else None
+
+    def _knapsack(self, budget: float) -> Taken | None:
+        point = self.solution.front.within_cost(budget)
+        return None if point is None else self.solution.taken(point)
+
+    def _optuna(self, budget: float) -> Taken | None:
+        """The best trial within the budget; the knapsack's answer where that is just the seed."""
+        seeded = self._knapsack(budget)
+        if seeded is None:
+            return None
+        modules = find_modules(self.weighed)
+        seed = seed_of(modules, self.weighed, seeded)
+        judge = Trials(self._bank, self.weighed, modules, self._subject.path, self._folder)
+        result = run_study(
+            space_of(modules),
+            judge,
+            trials=self._trials,
+            budget=budget,
+            seeds=[seed],
+            storage=None,
+            name=None,
+            fingerprint=f"{self._subject.name} {budget}",
+        )
+        if result.stopped is not None:
+            raise result.stopped
+        levels = result.best[0] if result.best is not None else seed
+        return seeded if levels == seed else taken_at(modules, self.weighed, levels)
+
+
+def at_ratios(menu: Menu) -> list[int]:
+    """For each compression ratio the choice of least loss that costs at most that share of the unit."""
+    found = []
+    for ratio in RATIOS:
+        (within,) = np.nonzero(menu.costs <= ratio * menu.costs[menu.kept])
+        if len(within):
+            found.append(int(within[menu.losses[within].argmin()]))
+    return found
+
+
+def cheapest(menu: Menu, row: Sequence[int], threshold: float) -> int:
+    """The cheapest of these choices that loses at most `threshold`, else the one that keeps the unit."""
+    good = [i for i in row if menu.losses[i] <= threshold]
+    return min([menu.kept, *good], key=lambda i: float(menu.costs[i]))
+
+
+def task_of(subject: Subject, kind: str, policy: Policy) -> Task:
+    """What `onnxdecomp search` would be asked for."""
+    return Task(
+        path=subject.path,
+        goal=Goal("macs" if kind == "macs" else "speedup", 0.5 if kind == "macs" else 2.0),
+        setting=Setting(provider=PROVIDERS["cpu"], threads=1, batch=1),
+        input_shapes=subject.shapes,
+        fitted=subject.images.fitted,
+        held_out=None,
+        labels=None,
+        policy=policy,
+        cost=COSTS[kind],
+        freeze=False,
+        trials=0,
+        storage=None,
+        study=None,
+        deadline=None,
+        track=tracked,
+        track_jobs=tracked,
+        say=lambda line: None,
+        scratch=None,
+    )
