@@ -70,9 +70,10 @@ def _module(weighed: Weighed, numbers: Sequence[int]) -> Module:
         for number, own in zip(numbers, options, strict=True)
     ]
     own_front = front(points)
-    taken, costs = [], []
+    taken, costs, budget = [], [], 0.0
     for level in range(GRID):
-        budget = sum(_uniform_cost(weighed, number, (level + 1) / GRID) for number in numbers)
+        wanted = sum(_uniform_cost(weighed, number, (level + 1) / GRID) for number in numbers)
+        budget = max(budget, wanted)  # the nearest ranks of another method may cost less
         found = own_front.within_cost(budget)
         picked = own_front.choices(0 if found is None else found)
         taken.append(tuple(own[i] for own, i in zip(options, picked, strict=True)))
