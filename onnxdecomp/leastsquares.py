@@ -25,6 +25,8 @@ from onnxdecomp.moments import Moments
 
 _CG_STEPS = 10
 _CG_TOLERANCE = 1e-4
+# For larger patches conjugate gradients, which stop early anyway, multiply in single precision.
+_LARGE = 1024
 # Alternation ends when a round takes away less of the loss.
 _TOLERANCE = 1e-3
 # Eigenvalues of the channel covariance below this share of the largest are raised to it.
@@ -64,6 +66,10 @@ class Problem:
         if order is None:
             return self
         return Problem(self.s[np.ix_(order, order)], self.t[:, order], self.yy)
+
+    def rounded(self) -> Problem:
+        """In single precision."""
+        return Problem(self.s.astype(np.float32), self.t.astype(np.float32), self.yy)
 
     def ridged(self, weight: Floats, fraction: float) -> Problem:
         """With a ridge centred on `weight` (D, P): `fraction` of the mean variance of x."""
@@ -114,8 +120,9 @@ def fit(
         return LowRank(None, core.reshape(len(core), taps, -1), outer)
     covariance = _mean_block(problem.s, taps)
     found, explained = _outer_step(problem, taps, inner, out_rank)
+    rough = problem.rounded() if len(problem.s) > _LARGE else problem
     for _ in range(rounds):
-        found, gain = _outer_step(problem, taps, _inner_step(problem, found, covariance), out_rank)
+        found, gain = _outer_step(problem, taps, _inner_step(rough, found, covariance), out_rank)
         if gain - explained <= _TOLERANCE * max(problem.yy - gain, 0.0):
             break
         explained = gain

@@ -177,13 +177,6 @@ def test_reasons_name_the_neighbours(seed: int, surveyed: tuple[Survey, list[Uni
                     assert index in known.options(number)
 
 
-def test_corrections_scale_the_losses(surveyed: tuple[Survey, list[Unit]]) -> None:
-    known = weighed(surveyed, 0, times=False)
-    twice = known.corrected([2.0] * len(known.units)).solve()
-    assert twice.front.losses == pytest.approx(2 * known.solve().front.losses)
-    assert twice.front.costs == pytest.approx(known.solve().front.costs)
-
-
 def test_uniform_ranks_are_no_better_than_the_front(surveyed: tuple[Survey, list[Unit]]) -> None:
     known = weighed(surveyed, 1, times=False)
     front = known.solve().front

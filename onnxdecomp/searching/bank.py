@@ -16,13 +16,13 @@ from onnxdecomp.factoring import factor_one, find_jobs, read_finite_weight
 from onnxdecomp.factors import Chain
 from onnxdecomp.factors.chain import Floats
 from onnxdecomp.fitting import Target
-from onnxdecomp.leastsquares import Problem, fit, start
+from onnxdecomp.leastsquares import Problem
 from onnxdecomp.model import Model, load
 from onnxdecomp.moments import Moments
 from onnxdecomp.plan import Choice
 from onnxdecomp.samples import Samples
 from onnxdecomp.searching.candidates import Unit
-from onnxdecomp.searching.probe import RIDGE, ROUNDS, Track
+from onnxdecomp.searching.probe import Track, low_rank, shifts_of
 from onnxdecomp.sites import survey
 from onnxdecomp.splice import Splicer
 
@@ -108,21 +108,14 @@ class Bank:
         placed = arrangement(choice, target.weight.shape[2:], target.weight.shape[1])
         if placed is None:
             raise ValueError(f"{choice.method} has no fit")
-        parts, shifts = [], []
-        flat = np.split(np.moveaxis(target.weight, 1, -1).reshape(len(target.weight), -1), unit.job.groups)
-        for moments, weight in zip(self._moments(number), flat, strict=True):
-            problem = Problem.of(moments, centred=target.centred).reordered(placed.order)
-            own = placed.arranged(weight)
-            inner = start(problem, placed.taps, own, placed.ranks)
-            found = fit(problem.ridged(own, RIDGE), placed.taps, inner, placed.ranks[1], ROUNDS)
-            parts.append(found)
-            product = placed.restored(found.weight())
-            shifts.append((moments.y - product @ moments.x) / moments.count)
+        moments = list(self._moments(number))
+        parts = low_rank(placed, target, [Problem.of(each, centred=target.centred) for each in moments])
         chain = chain_of(choice, parts, target.weight.shape).cast(dtype)
         if not chain.finite():
             return None
-        shift = np.concatenate(shifts)
-        biases = tuple(head.bias + head.scale * shift for head in heads) if target.centred else None
+        shifts = shifts_of([placed.restored(part.weight()) for part in parts], target, moments)
+        moved = [shift for shift in shifts if shift is not None]
+        biases = tuple(head.bias + head.scale * np.concatenate(moved) for head in heads) if moved else None
         return Solved(chain, biases)
 
     def build(self, taken: Sequence[Choice | None]) -> Model:

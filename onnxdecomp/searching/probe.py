@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxdecomp.arrangement import arrangement
+from onnxdecomp.arrangement import Arrangement, arrangement
 from onnxdecomp.calibrate import Calibration, Head, Prepared, blocks
 from onnxdecomp.factoring import NotFiniteError, read_finite_weight
 from onnxdecomp.factors import factorise
@@ -30,8 +30,8 @@ Track = Callable[[Sequence[Unit], str], Iterable[Unit]]
 _PROBED = (0.125, 0.25, 0.5)
 # Runs of the walk that are sent through: of these no moments go into the factors.
 _MOST_RUNS = 4
-RIDGE = 1e-2
-ROUNDS = 5
+_RIDGE = 1e-2
+_ROUNDS = 5
 UNREACHED = "its error cannot be sent through the model: counted as if it reached the outputs whole"
 
 
@@ -158,16 +158,36 @@ def _fitted(
     if placed is None:
         exact = factorise(choice.method, target.weight, choice.ranks, target.groups).reconstruct()
         return target.flat(exact), [None] * target.groups
-    products: list[Floats] = []
-    shifts: list[Floats | None] = []
-    for problem, m, weight in zip(problems, moments, target.flat(target.weight), strict=True):
+    parts = low_rank(placed, target, problems)
+    products = [placed.restored(part.weight()) for part in parts]
+    return products, shifts_of(products, target, moments)
+
+
+def low_rank(placed: Arrangement, target: Target, problems: Sequence[Problem]) -> list[LowRank]:
+    """The low-rank weight of each group by least squares at a middling ridge.
+
+    Args:
+        placed: how the choice meets patches.
+        target: what the weights are fitted to; its moments are not read.
+        problems: of each group, from these.
+    """
+    parts = []
+    for problem, weight in zip(problems, np.split(flat(target.weight), len(problems)), strict=True):
         arranged, own = problem.reordered(placed.order), placed.arranged(weight)
         inner = start(arranged, placed.taps, own, placed.ranks)
-        found: LowRank = fit(arranged.ridged(own, RIDGE), placed.taps, inner, placed.ranks[1], ROUNDS)
-        product = placed.restored(found.weight())
-        products.append(product)
-        shifts.append((m.y - product @ m.x) / m.count if target.centred else None)
-    return products, shifts
+        parts.append(fit(arranged.ridged(own, _RIDGE), placed.taps, inner, placed.ranks[1], _ROUNDS))
+    return parts
+
+
+def shifts_of(products: Sequence[Floats], target: Target, moments: Sequence[Moments]) -> list[Floats | None]:
+    """What each group's output is to be shifted by for its mean to stay; None where there is no bias."""
+    pairs = zip(products, moments, strict=True)
+    return [(m.y - product @ m.x) / m.count if target.centred else None for product, m in pairs]
+
+
+def flat(weight: Floats) -> Floats:
+    """A weight (D, C, *kernel) as a matrix (D, P), taps before channels."""
+    return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
 
 
 def changed(
@@ -190,10 +210,8 @@ def changed(
         fitted: Ŵ (D, P) and shift (D,) of each group.
     """
     products, shifts = fitted
-    flat = [
-        w.astype(np.float32) for w in np.split(np.moveaxis(weight, 1, -1).reshape(len(weight), -1), groups)
-    ]
-    differences = [new.astype(np.float32) - old for new, old in zip(products, flat, strict=True)]
+    old = np.split(flat(weight).astype(np.float32), groups)
+    differences = [new.astype(np.float32) - own for new, own in zip(products, old, strict=True)]
     rows: list[list[Floats]] = [[] for _ in range(groups)]
     for i, (patch, _) in enumerate(blocks(head, weight, x, y, groups)):
         group = i % groups

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from onnxdecomp.knapsack import Front, front
 from onnxdecomp.plan import Choice, Plan
@@ -82,14 +82,6 @@ class Weighed:
         options = [self.options(number) for number in range(len(self.units))]
         points = [[self.point(number, i) for i in own] for number, own in enumerate(options)]
         return Solution(weighed=self, options=options, front=front(points))
-
-    def corrected(self, factors: Sequence[float]) -> Weighed:
-        """With the losses of every unit multiplied by its factor."""
-        losses = tuple(
-            replace(own, choices=tuple(factor * each for each in own.choices))
-            for own, factor in zip(self.losses, factors, strict=True)
-        )
-        return replace(self, losses=losses)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
