@@ -240,9 +240,16 @@ def examine(subject: Subject, arguments: argparse.Namespace, scratch: Path) -> I
             yield from measure(subject, kind, chooser, value, others, budget)
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
+def curves(rows: Sequence[Row]) -> list[str]:
+    """The kinds of cost for which there is more than one budget."""
+    budgets = {
+        row["kind"]: {other["budget"] for other in rows if other["kind"] == row["kind"]} for row in rows
+    }
+    return [kind for kind, values in budgets.items() if len(values - {""}) > 1]
+
+
+def plot(rows: Sequence[Row], kinds: Sequence[str], path: Path) -> None:
     """Draw top-1, or 1 − error, against the share of the MACs and the speed-up; a curve per method."""
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
     figure = Figure(figsize=(5.5 * len(kinds), 4.2), layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for panel, kind in zip(panels, kinds, strict=True):
@@ -345,8 +352,9 @@ def main() -> None:
             continue
         picture = RESULTS / f"search-{name}.png"
         print(table(rows), write_results(f"search-{name}", rows, options_of(subject, arguments)), sep="\n")
-        plot(rows, picture)
-        print(picture, flush=True)
+        if kinds := curves(rows):
+            plot(rows, kinds, picture)
+            print(picture, flush=True)
 
 
 if __name__ == "__main__":
