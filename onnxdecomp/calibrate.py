@@ -257,7 +257,7 @@ class Calibration:
         added = lead.bias * (lead.beta / lead.alpha)
         if inputs > WIDEST_PATCH:
             return WideTarget(
-                blocks=lambda: self._blocks(apart, weight, groups),
+                blocks=lambda: self._blocks(apart, weight, groups, undone),
                 weight=weight,
                 groups=groups,
                 centred=lead.centred,
@@ -268,7 +268,7 @@ class Calibration:
         judged = judged if judged < folds - 1 else folds
         count = min(judged + 1, folds)
         moments = [[Moments.zero(outputs, inputs) for _ in range(groups)] for _ in range(count)]
-        for fold, group, x, y in self._blocks(apart, weight, groups):
+        for fold, group, x, y in self._blocks(apart, weight, groups, undone):
             parts = moments[min(fold, count - 1)]
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused below
                 parts[group] = parts[group].add(x, y)
@@ -285,20 +285,25 @@ class Calibration:
             judged=judged if judged < folds else None,
         )
 
-    def _blocks(self, heads: Sequence[Head], weight: Floats, groups: int) -> Iterator[Block]:
-        """Patches and products of sites, block by block, the groups of each block in turn."""
+    def _blocks(
+        self, heads: Sequence[Head], weight: Floats, groups: int, undone: set[int]
+    ) -> Iterator[Block]:
+        """Patches and products of sites, block by block, the groups of each block in turn.
+
+        `undone` are the ids of the nodes still to be replaced, those of the heads among them.
+        """
         for head in heads:
             source = head.anchor.node.input[0]
             if self._after is self._before:  # it runs past the input before all of that is read
                 self._after.hold(source)
                 self._after.hold(head.output)
-            pairs = zip(self._after.values(source), self._wanted(head), strict=True)
+            pairs = zip(self._after.values(source), self._wanted(head, undone), strict=True)
             for fold, (x, y) in zip(self._folds, pairs, strict=True):
                 with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
                     for i, (patch, product) in enumerate(blocks(head, weight, x, y, groups)):
                         yield fold, i % groups, patch, product
 
-    def _wanted(self, head: Head) -> Iterator[Array]:
+    def _wanted(self, head: Head, undone: set[int]) -> Iterator[Array]:
         """What a site should put out, run by run: what it did, and what its residual branch has lost by now.
 
         Where an Add joins the output with a tensor that follows from no site still to do, the sum is to be
@@ -306,7 +311,6 @@ class Calibration:
         """
         outputs = self._before.values(head.output)
         branch = self._after.added_to(head.output) if self._after is not self._before else None
-        undone = self._ahead | {id(head.anchor.node)}
         if branch is None or undone & self._after.leads_to(branch):
             yield from outputs
             return

@@ -157,6 +157,23 @@ def test_other_outputs_are_fitted_as_they_were(added: str, outputs: str) -> None
     assert sum_error(text, {"one": TUCKER, "two": FULL}) == pytest.approx(alone, rel=0.02)
 
 
+def test_branches_that_share_a_weight_are_both_replaced_before_what_follows() -> None:
+    """Neither may be run, to see what the other has lost, while its own chain is still to come."""
+    text = """m (float[N,12,7,7] x) => (float[N,12,7,7] y) {
+      r = Relu (x)
+      [one] a = Conv <pads=[1,1,1,1]> (x, w, b)
+      [two] c = Conv <pads=[1,1,1,1]> (r, w, b)
+      s = Add (a, c)
+      t = Relu (s)
+      [three] y = Conv <pads=[1,1,1,1]> (t, v, b)
+    }"""
+    proto = nets.model(text, w=kernel(), v=kernel(seed=1), b=nets.signal(12))
+    fitted = result(proto, [feed(48, 1)], Plan({"one": TUCKER, "two": TUCKER, "three": FULL}))
+    seen = fits(fitted)["three"].fitted
+    assert seen is not None and seen > 0.05
+    assert error(proto, fitted.model, feed(48, 1)) == pytest.approx(seen, rel=0.01)
+
+
 # Sites that cannot be fitted
 # ---------------------------
 
