@@ -32,9 +32,7 @@ print(np.median(times))
 """
 
 
-def plain_seconds(
-    a: Path, b: Path, feeds: Feeds, threads: int = 1, processes: int = 7
-) -> tuple[float, float]:
+def plain_seconds(a: Path, b: Path, feeds: Feeds, threads: int = 1) -> tuple[float, float]:
     """The median seconds of a run of both models, whole processes in turns."""
     times: dict[Path, list[float]] = {a: [], b: []}
     with tempfile.TemporaryDirectory() as scratch:

@@ -51,6 +51,7 @@ from onnxdecomp import Result
 from onnxdecomp.latency import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
 from onnxdecomp.model import save
 from onnxdecomp.search_command import ALIGN
+from onnxdecomp.searching.sizes import feeds_shapes
 from onnxdecomp.worker import Engine
 
 Row = dict[str, Any]
@@ -91,7 +92,7 @@ def make(subject: Subject, chooser: Chooser, method: str, share: float | None, p
     if share is not None and plan is None:
         print(f"{subject.name}: {method} cannot come down to {share:.0%} of the cost", flush=True)
         return None
-    shapes = {name: array.shape for name, array in subject.feeds.items()}
+    shapes = feeds_shapes(subject.feeds)
     try:
         result = onnxdecomp.rewrite(
             subject.path,
@@ -125,7 +126,7 @@ def aim(subject: Subject, chooser: Chooser, method: str, value: float, folder: P
     wanted, realised = 1 - 1 / value, 1.0
     best = (inf, 1 / value)
     own = "knapsack" if method == "optuna" else method
-    shapes = {name: array.shape for name, array in subject.feeds.items()}
+    shapes = feeds_shapes(subject.feeds)
     for _ in range(MOST_AIMS):
         share = 1 - wanted / realised
         plan = chooser.choose(own, share)
