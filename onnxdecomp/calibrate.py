@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 from onnx import NodeProto, helper
-from threadpoolctl import threadpool_limits
 
 from onnxdecomp.deviation import Deviation
 from onnxdecomp.emit import Wiring, chain_nodes, constant_tensor
@@ -52,7 +51,6 @@ _FOLDS = 4
 # nothing. Above the last only the covariance of the channels is used.
 _JUDGED = {2048: 1, 512: 2}
 WIDEST_PATCH = 8192
-_SMALL_PATCH = 1024
 _BATCH = 16
 
 
@@ -201,15 +199,12 @@ class Calibration:
         if isinstance(target, str):
             best = min(plain, key=lambda each: each.errors.weight)
             return dataclasses.replace(best, fit=Fit(plain_because=target))
-        # Small systems lose more to waiting for threads than these gain.
-        small = math.prod(weight.shape[1:]) < _SMALL_PATCH
-        with threadpool_limits(1 if small else None, user_api="blas"):
-            fitted = [
-                best_wide_factors(each, target, dtype)
-                if isinstance(target, WideTarget)
-                else best_factors(each, target, dtype)
-                for each in plain
-            ]
+        fitted = [
+            best_wide_factors(each, target, dtype)
+            if isinstance(target, WideTarget)
+            else best_factors(each, target, dtype)
+            for each in plain
+        ]
         for head in heads:
             self._before.forget(head.output)
         best, shift, _ = min(fitted, key=lambda pair: pair[2])

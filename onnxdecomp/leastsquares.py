@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
+from threadpoolctl import ThreadpoolController
 
 from onnxdecomp.factors.chain import Floats
 from onnxdecomp.factors.linalg import leading_vectors
@@ -31,6 +32,9 @@ _LARGE = 1024
 _TOLERANCE = 1e-3
 # Eigenvalues of the channel covariance below this share of the largest are raised to it.
 _FLOOR = 1e-8
+# SciPy's wheels bring a BLAS of their own: while its threads and NumPy's share the cores, each waits for the
+# other's to stop spinning, 20 ms a call.
+_BLAS = ThreadpoolController().select(user_api="blas")
 # Stands for the largest where there is no variance at all.
 _TINY = 1e-30
 
@@ -134,11 +138,13 @@ def _reduced_rank(s: Floats, t: Floats, rank: int | None) -> tuple[Floats, Float
 
     With S = L Lᵀ its U are the leading left singular vectors of T L⁻ᵀ.
     """
-    lower = cholesky(s.astype(np.float64), lower=True, overwrite_a=True, check_finite=False)
-    whitened = solve_triangular(lower, t.T.astype(np.float64), lower=True, check_finite=False).T
+    with _BLAS.limit(limits=1):
+        lower = cholesky(s.astype(np.float64), lower=True, overwrite_a=True, check_finite=False)
+        whitened = solve_triangular(lower, t.T.astype(np.float64), lower=True, check_finite=False).T
     outer = None if rank is None else _leading_left(whitened, rank)
     kept = whitened if outer is None else outer.T @ whitened
-    return solve_triangular(lower, kept.T, lower=True, trans="T", check_finite=False).T, outer
+    with _BLAS.limit(limits=1):
+        return solve_triangular(lower, kept.T, lower=True, trans="T", check_finite=False).T, outer
 
 
 def _leading_left(matrix: Floats, rank: int) -> Floats:
