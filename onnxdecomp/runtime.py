@@ -51,6 +51,8 @@ def open_in_onnxruntime(path: Path) -> Runner:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong arrives as an exception
+    # Between two runs the cores are another session's, or NumPy's.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # onnxruntime's exceptions share no base class of their own, here and below.
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
