@@ -49,7 +49,7 @@ from onnxdecomp.wide import Block, WideTarget, best_wide_factors
 _FOLDS = 4
 # Above so many values in a patch, factors are judged on so many of the folds only: more take time, and change
 # nothing. Above the last only the covariance of the channels is used.
-_JUDGED = {2048: 1, 512: 2}
+_JUDGED = {512: 1}
 WIDEST_PATCH = 8192
 _BATCH = 16
 
