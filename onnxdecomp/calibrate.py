@@ -47,9 +47,10 @@ from onnxdecomp.weights import Constant, find_constant
 from onnxdecomp.wide import Block, WideTarget, best_wide_factors
 
 _FOLDS = 4
-# Above so many values in a patch, factors are judged on so many of the folds only: more take time, and change
-# nothing. Above the last only the covariance of the channels is used.
-_JUDGED = {512: 1}
+# Above so many values in a patch, factors are judged on one of the folds only: more take time, and change
+# nothing.
+_ONE_FOLD = 512
+# Above so many, only the covariance of the channels is used.
 WIDEST_PATCH = 8192
 _BATCH = 16
 
@@ -259,8 +260,7 @@ class Calibration:
                 bias=added,
             )
         folds = max(self._folds) + 1
-        judged = next((count for size, count in _JUDGED.items() if inputs > size), folds)
-        judged = judged if judged < folds - 1 else folds
+        judged = 1 if inputs > _ONE_FOLD and folds > 2 else folds
         count = min(judged + 1, folds)
         moments = [[Moments.zero(outputs, inputs) for _ in range(groups)] for _ in range(count)]
         for fold, group, x, y in self._blocks(apart, weight, groups, undone):
