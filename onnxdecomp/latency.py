@@ -101,6 +101,11 @@ class Speedup:
         """Whether the interval leaves 1 out."""
         return not self.low <= 1 <= self.high
 
+    @property
+    def width(self) -> float:
+        """Of the interval, as a share of the ratio."""
+        return (self.high - self.low) / self.ratio
+
     def to_dict(self) -> dict[str, float]:
         """As in JSON reports."""
         return dataclasses.asdict(self)

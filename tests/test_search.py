@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from conftest import Cli, save, untouched
 from onnx import ModelProto, numpy_helper
 from test_calibrate import structured
 
-from onnxdecomp import Plan, Policy, open_samples, rewrite
+from onnxdecomp import Plan, Policy, open_samples, quality, rewrite
 from onnxdecomp.console import StoppedError
 from onnxdecomp.data_options import DEFAULT_FITTED
 from onnxdecomp.latency import Contestant, Launch
 from onnxdecomp.quality import hold_out
 from onnxdecomp.samples import Samples
-from onnxdecomp.searching import costs, find
+from onnxdecomp.searching import costs, find, weigh
+from onnxdecomp.searching.probe import Losses
 
 NET = """m (float[N,8,12,12] x) => (float[N,10] y) {
   [one] a = Conv <pads=[1,1,1,1]> (x, w1, b1)
@@ -268,6 +270,30 @@ def test_the_whole_model_decides_not_its_sites(
     assert clock.races <= 7
 
 
+def test_a_disturbed_timing_is_repeated(
+    model: Path, tmp_path: Path, cli: Cli, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One launch of a model ran into something else: that says nothing about its ranks."""
+    quiet = clock.race
+
+    def race(contestants: Sequence[Contestant], engine: object, budget: object) -> list[list[Launch]]:
+        found = quiet(contestants, engine, budget)
+        if clock.races == 2:
+            found[-1][0] = replace(found[-1][0], seconds=2 * found[-1][0].seconds)
+        return found
+
+    monkeypatch.setattr(find, "race", race)
+    report = tmp_path / "r.json"
+    done = cli("search", model, tmp_path / "out.onnx", "--speedup", 1.6, *SMALL, "--json", report)
+    assert done.code == 0, done
+    first = json.loads(report.read_text())["tried"][0]["speedup"]
+    monkeypatch.setattr(find, "race", quiet)
+    monkeypatch.setenv("ONNXDECOMP_CACHE", str(tmp_path / "other"))
+    cli("search", model, tmp_path / "two.onnx", "--speedup", 1.6, *SMALL, "--json", report)
+    assert json.loads(report.read_text())["tried"][0]["speedup"]["ratio"] == pytest.approx(first["ratio"])
+    assert first["low"] == pytest.approx(first["ratio"])
+
+
 @pytest.mark.parametrize(("goal", "value"), [("--speedup", 80), ("--macs", 0.001), ("--size", 0.01)])
 def test_a_goal_out_of_reach(goal: str, value: float, model: Path, tmp_path: Path, cli: Cli) -> None:
     words = ("search", model, tmp_path / "out.onnx", goal, value, *SMALL)
@@ -297,6 +323,37 @@ def test_the_same_search_again_gives_the_same(
     assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.parametrize("goals", [("--speedup", 1.6, 1.3), ("--max-error", 0.1, 0.2)])
+def test_another_goal_begins_where_the_last_one_ended(
+    goals: tuple[str, float, float],
+    model: Path,
+    data: Path,
+    tmp_path: Path,
+    cli: Cli,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the sites' times and losses get wrong of the whole model is known by then."""
+    sites, probed = clock.time_models, weigh.output_losses
+
+    def promised(models: Sequence[ModelProto], feeds: Any, engine: object) -> list[float]:
+        return [3 * seconds for seconds in sites(models, feeds, engine)]
+
+    def feared(*args: Any, **options: Any) -> list[Losses]:
+        found = probed(*args, **options)
+        return [replace(each, choices=tuple(9 * loss for loss in each.choices)) for each in found]
+
+    monkeypatch.setattr(costs, "time_models", promised)
+    monkeypatch.setattr(weigh, "output_losses", feared)
+    kind, first, second = goals
+    tried = []
+    for value in (first, second):
+        words = (kind, value, "--data", data, *SMALL, "--json", tmp_path / "r.json")
+        assert cli("search", model, tmp_path / "out.onnx", *words).code == 0
+        tried.append(len(json.loads((tmp_path / "r.json").read_text())["tried"]))
+    assert tried[1] == 1 < tried[0], tried
+
+
 def test_a_damaged_cache_is_a_note(
     model: Path, data: Path, tmp_path: Path, cli: Cli, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,12 +361,12 @@ def test_a_damaged_cache_is_a_note(
     words = ("search", model, tmp_path / "out.onnx", "--macs", 0.5, "--data", data, *SMALL)
     assert "note:" not in cli(*words).out
     files = sorted((tmp_path / "cache").iterdir())
-    assert [file.name.split("-")[0] for file in files] == ["costs", "losses"]
+    assert [file.name.split("-")[0] for file in files] == ["costs", "losses", "models"]
     first = (tmp_path / "out.onnx").read_bytes()
     for file in files:
         file.write_text("{")
     done = cli(*words)
-    assert done.code == 0 and done.out.count("starts anew") == 2
+    assert done.code == 0 and done.out.count("starts anew") == 3
     assert (tmp_path / "out.onnx").read_bytes() == first
     assert "starts anew" not in cli(*words).out
 
@@ -362,9 +419,18 @@ def test_a_time_limit_begins_no_second_round(
 
 
 def test_an_interruption_keeps_the_best_so_far(
-    model: Path, data: Path, tmp_path: Path, cli: Cli, clock: Clock
+    model: Path, data: Path, tmp_path: Path, cli: Cli, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock.stop_at = 2
+    """And times it: what is written is never slower."""
+    measured: list[object] = []
+
+    def measure(*args: Any, **options: Any) -> Any:
+        if measured:
+            raise StoppedError(2)
+        measured.append(quality.measure_quality(*args, **options))
+        return measured[0]
+
+    monkeypatch.setattr(find, "measure_quality", measure)
     report = tmp_path / "r.json"
     with untouched(tmp_path, "out.onnx", "r.json"):
         done = cli("search", model, tmp_path / "out.onnx", "--max-error", 0.05, "--data", data, *SMALL,
@@ -374,6 +440,7 @@ def test_an_interruption_keeps_the_best_so_far(
     assert not document["complete"]
     fitted = [each for each in document["tried"] if each["fitted"]]
     assert len(fitted) == 1 and document["best"] == fitted[0]
+    assert document["best"]["speedup"]["ratio"] > 1 and clock.races == 1
 
 
 @pytest.mark.parametrize("goal", [("--max-error", 0.2), ("--speedup", 1.5)])

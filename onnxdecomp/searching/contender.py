@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnxdecomp.latency import Speedup
 from onnxdecomp.plan import Plan
@@ -32,6 +32,11 @@ class Contender:
     shares: Mapping[str, float] = field(default_factory=dict)
     quality: Quality | None = None
     result: Result | None = None
+
+    def sized(self, result: Result) -> Contender:
+        """With the share of the file that `result`, a model of this plan, leaves."""
+        before, after = result.totals.nbytes
+        return replace(self, shares={**self.shares, "size": after / before})
 
     @property
     def error(self) -> float | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from onnxdecomp.benchmark import setting_engine
 from onnxdecomp.calibrate import sample_digests
 from onnxdecomp.console import StoppedError
-from onnxdecomp.latency import Budget, Contestant, medians, race, speedup
+from onnxdecomp.latency import TURNS, Budget, Contestant, medians, race, speedup
 from onnxdecomp.model import Model, load, save
 from onnxdecomp.plan import Plan
 from onnxdecomp.quality import measure_quality
@@ -24,19 +24,31 @@ from onnxdecomp.searching.cache import digest
 from onnxdecomp.searching.candidates import label
 from onnxdecomp.searching.contender import Contender
 from onnxdecomp.searching.task import Task
-from onnxdecomp.searching.weigh import model_digest, task_feeds, weigh
+from onnxdecomp.searching.weigh import model_digest, open_memory, task_feeds, weigh
 from onnxdecomp.searching.weighed import Solution, Weighed, plan_of, taken_of
 from onnxdecomp.study import StudyResult, run_study
 
-_TIMING = Budget(duration=2.0)
-_MOST_TIMINGS = 6
+_TIMING = Budget(duration=1.5)
+_GLANCE = Budget(runs=TURNS)
+# An interval wider than this share of the speed-up says that something disturbed the timing.
+_VAGUE = 0.04
+_MOST_ROUNDS = 6
 _MOST_FITS = 5
 # Aimed at is a little more than the goal; a model this much faster than it gives some of that back.
 _MARGIN = 1.02
-_LOOSE = 1.03
+_LOOSE = 1.05
+# Likewise for losses: an error of this share of its bound is aimed at, and one above the second is enough.
+_AIM = 0.98
+_CLOSE = 0.95
+# Another fit is not worth its time where it can save less than this share of the sites' costs.
+_WORTH = 0.01
 # Where nothing is known yet of how the goal's loss follows from the outputs' error.
 _FIRST_ERROR = 0.15
 _WIDEST_STEP = 3.0
+# The sites' own times may understate the original's by that much.
+_WIDEST_SCALE = 10.0
+# Names in the memory: the original's time as the sites' times count it, and measured over predicted error.
+_SECONDS, _LOST = "seconds", "lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,6 +93,7 @@ def find(task: Task) -> Outcome:
             if not any(each.result is not None for each in hunt.tried):
                 raise
             hunt.stopped = True
+        hunt.settle()
         return hunt.outcome(notes)
 
 
@@ -93,6 +106,7 @@ class Hunt:
         self._model = model
         self._folder = folder
         self._contestant = Contestant(path=task.path, feeds=task_feeds(task, model)[0])
+        self._memory = open_memory(task, model)
         self._engine = setting_engine(task.setting)
         self._original: float | None = None
         self.solution = weighed.solve()
@@ -116,11 +130,7 @@ class Hunt:
         task = self._task
         done = [each for each in self.tried if each.result is not None]
         met = [each for each in done if each.meets(task.goal)]
-        best: Contender | None
-        if task.goal.bounds_cost:
-            best = min(met, key=_loss, default=None)
-        else:
-            best = max(met, key=_speed, default=None)
+        best = min(met, key=_loss if task.goal.bounds_cost else self._cost, default=None)
         if best is None:
             best = max(done or self.tried, key=lambda each: each.nearness(task.goal), default=None)
         return Outcome(
@@ -131,43 +141,58 @@ class Hunt:
             original_seconds=self._original,
             stopped=self.stopped,
             study=self.study,
-            notes=tuple(notes),
+            notes=tuple(filter(None, [*notes, self._memory.note])),
         )
+
+    def settle(self) -> None:
+        """Time what would be written, where that was not done; and remember what it taught."""
+        best = self.outcome([]).best
+        while self._task.timed and best is not None and best.speedup is None:
+            self._timed(best)
+            best = self.outcome([]).best
+        if best is not None and best.error is not None and best.predicted:
+            self._memory.put({_LOST: best.error / best.predicted})
 
     def _for_speed(self) -> None:
         """The least loss among models that many times faster, by timing whole models.
 
-        The sites' own times say which model comes next, corrected by what those before it really saved.
+        The sites' own times say which model comes next. How long the original takes as they count it,
+        `seconds`, is corrected by what the models before it really saved.
         """
         goal, front = self._task.goal.value, self.solution.front
-        (alone,) = race([self._contestant], self._engine, _TIMING)
-        original = self._original = medians(alone)
-        realised = 1.0
-        timed: dict[int, Contender] = {}
-        for _ in range(_MOST_TIMINGS):
-            saving = original * (1 - 1 / (goal * _MARGIN)) / realised
-            point = front.within_cost(self.solution.kept_cost - saving)
+        start = self._memory.get(_SECONDS) or medians(race([self._contestant], self._engine, _GLANCE)[0])
+        seconds = start
+        timed: dict[int, tuple[Contender, float]] = {}
+        for _ in range(_MOST_ROUNDS):
+            point = front.within_cost(self.solution.kept_cost - seconds * (1 - 1 / (goal * _MARGIN)))
             point = 0 if point is None else point
             if point in timed or (timed and self._late()):
                 break
-            timed[point] = contender = self._timed(self.solution.plan(point))
+            contender = self._timed(self._draft(point))
+            timed[point] = contender, seconds
             found = contender.speedup
             if found is None or goal <= found.low <= goal * _LOOSE:
                 break
             saved = self.solution.kept_cost - float(front.costs[point])
-            realised = max((1 - 1 / found.low) * original / saved, 0.1) if saved > 0 else realised
-        good = [each for each in timed.values() if each.meets(self._task.goal)]
-        best = min(good, key=lambda each: each.predicted) if good else None
-        self._fit(best or max(timed.values(), key=lambda each: each.nearness(self._task.goal)))
+            if saved > 0:
+                seconds = saved / max(1 - 1 / found.low, saved / (_WIDEST_SCALE * start))
+        good = [pair for pair in timed.values() if pair[0].meets(self._task.goal)]
+        best, assumed = (
+            min(good, key=lambda pair: pair[0].predicted)
+            if good
+            else max(timed.values(), key=lambda pair: pair[0].nearness(self._task.goal))
+        )
+        self._memory.put({_SECONDS: assumed})
+        self._fit(best)
 
     def _for_share(self) -> None:
         """The least loss among models with that share of the cost, by counting."""
         goal, front = self._task.goal, self.solution.front
         total = self._weighed.totals[goal.kind]
         budget = self.solution.kept_cost - (1 - goal.value) * total
-        for _ in range(_MOST_TIMINGS):
+        for _ in range(_MOST_ROUNDS):
             point = front.within_cost(budget)
-            contender = self._timed(self.solution.plan(0 if point is None else point))
+            contender = self._sized(self._draft(0 if point is None else point))
             if contender.within(goal) or point is None or self._late():
                 contender = self._fit(contender)
             if contender.result is not None and (contender.within(goal) or point is None or self.stopped):
@@ -179,7 +204,8 @@ class Hunt:
     def _for_loss(self) -> None:
         """The fastest model whose measured loss is within the goal, by fitting and measuring models."""
         goal, front = self._task.goal, self.solution.front
-        error = goal.value if goal.kind == "max_error" else _FIRST_ERROR
+        wanted = goal.value * _AIM if goal.kind == "max_error" else _FIRST_ERROR
+        error = wanted / (self._memory.get(_LOST) or 1.0)
         # Points of the front: too lossy up to the one, good from the other on; the last keeps every site.
         bad, good = -1, len(front.costs) - 1
         for _ in range(_MOST_FITS):
@@ -187,23 +213,32 @@ class Hunt:
             point = min(max(bad + 1, 0 if guess is None else guess), good - 1)
             if point <= bad or (self.tried and self._late()):
                 break
-            contender = self._fit(self._timed(self.solution.plan(point)))
+            contender = self._fit(self._draft(point))
             if contender.within(goal):
                 good = point
             else:
                 bad = point
+            left = float(front.costs[good] - front.costs[max(bad, 0)])
+            if left < _WORTH * self.solution.kept_cost or self._close(contender):
+                break
             error = self._next_error(contender, bad, good)
+
+    def _close(self, contender: Contender) -> bool:
+        """Whether an error is within its bound, and hardly less than that."""
+        goal = self._task.goal
+        return goal.kind == "max_error" and _CLOSE * goal.value <= (contender.error or 0.0) <= goal.value
 
     def _next_error(self, contender: Contender, bad: int, good: int) -> float:
         """The predicted error to try next: between what was good and what was not, else a step further."""
         goal, losses = self._task.goal, self.solution.front.losses
-        if bad >= 0 and good < len(losses) - 1:
-            return math.sqrt(math.sqrt(losses[bad] * losses[good]))
         if goal.kind == "max_error" and contender.error:
-            step = min(max(goal.value / contender.error, 1 / _WIDEST_STEP), _WIDEST_STEP)
+            step = min(max(_AIM * goal.value / contender.error, 1 / _WIDEST_STEP), _WIDEST_STEP)
         else:
             step = 2.0 if contender.within(goal) else 0.5
-        return contender.predicted * step
+        further = contender.predicted * step
+        if bad >= 0 and good < len(losses) - 1 and not losses[good] < further**2 < losses[bad]:
+            return math.sqrt(math.sqrt(losses[bad] * losses[good]))
+        return further
 
     def _for_better(self) -> None:
         """Trials of an Optuna study, seeded with the best plan; the best of them is fitted too."""
@@ -239,9 +274,10 @@ class Hunt:
         levels = _picked(result, seed, task.goal.bounds_cost)
         if levels is None or levels == seed:
             return
-        plan = plan_of(self._weighed.units, taken_at(modules, self._weighed, levels))
-        contender = self._timed(plan)
-        if contender.speedup is None or contender.meets(task.goal) or task.goal.kind != "speedup":
+        contender = self._drafted(plan_of(self._weighed.units, taken_at(modules, self._weighed, levels)))
+        if task.goal.kind == "speedup":
+            contender = self._timed(contender)
+        if task.goal.kind != "speedup" or contender.meets(task.goal):
             self._fit(contender)
 
     def _fingerprint(self) -> str:
@@ -268,33 +304,45 @@ class Hunt:
             track=task.track_jobs,
         )
 
-    def _timed(self, plan: Plan) -> Contender:
-        """The model of a plan with plain factors, timed beside the original: factors do not change that."""
-        task = self._task
-        result = self._rewritten(plan, None)
-        before, after = result.totals.nbytes
-        contender = Contender(
-            plan=plan,
-            predicted=self._weighed.error(plan),
-            shares=self._weighed.shares(plan) | {"size": after / before},
-        )
-        if task.timed:
-            out = self._folder / "timed.onnx"
-            save(result.rewritten, out)
-            rival = replace(self._contestant, path=out)
-            first, second = race([self._contestant, rival], self._engine, _TIMING)
-            self._original = medians(first)
-            contender = replace(contender, speedup=speedup(first, second))
-        self.tried.append(contender)
-        task.say(contender.line())
+    def _draft(self, point: int) -> Contender:
+        """A point of the front."""
+        return self._drafted(self.solution.plan(point))
+
+    def _drafted(self, plan: Plan) -> Contender:
+        """A plan, and what is known before there is a model of it."""
+        found = Contender(plan=plan, predicted=self._weighed.error(plan), shares=self._weighed.shares(plan))
+        self.tried.append(found)
+        return found
+
+    def _now(self, before: Contender, contender: Contender) -> Contender:
+        """More is known of a contender."""
+        self.tried[self.tried.index(before)] = contender
+        self._task.say(contender.line())
         return contender
+
+    def _sized(self, contender: Contender) -> Contender:
+        """The contender with the size of its file, by plain factors."""
+        return self._now(contender, contender.sized(self._rewritten(contender.plan, None)))
+
+    def _timed(self, contender: Contender) -> Contender:
+        """The contender timed beside the original; by plain factors before it is fitted: that is the same."""
+        result = contender.result or self._rewritten(contender.plan, None)
+        out = self._folder / "timed.onnx"
+        save(result.rewritten, out)
+        pair = [self._contestant, replace(self._contestant, path=out)]
+        first, second = race(pair, self._engine, _TIMING)
+        found = speedup(first, second)
+        if found.width > _VAGUE:
+            first, second = race(pair, self._engine, _TIMING)
+            found = min(found, speedup(first, second), key=lambda each: each.width)
+        self._original = medians(first)
+        return self._now(contender, replace(contender.sized(result), speedup=found))
 
     def _fit(self, contender: Contender) -> Contender:
         """The contender with its factors fitted in sequence, and its loss measured."""
         task = self._task
         result = self._rewritten(contender.plan, task.fitted)
-        before, after = result.totals.nbytes
-        fitted = replace(contender, result=result, shares={**contender.shares, "size": after / before})
+        fitted = replace(contender.sized(result), result=result)
         if task.fitted is not None and task.held_out is not None:
             out = self._folder / "fitted.onnx"
             save(result.rewritten, out)
@@ -302,17 +350,14 @@ class Hunt:
                 task.path, out, task.held_out, fitted=len(task.fitted), labels=task.labels
             )
             fitted = replace(fitted, quality=quality)
-        self.tried[self.tried.index(contender)] = fitted
-        task.say(fitted.line())
-        return fitted
+        return self._now(contender, fitted)
+
+    def _cost(self, contender: Contender) -> float:
+        return self._weighed.cost(contender.plan)
 
 
 def _loss(contender: Contender) -> float:
     return contender.predicted if contender.error is None else contender.error
-
-
-def _speed(contender: Contender) -> float:
-    return contender.speedup.ratio if contender.speedup is not None else contender.predicted
 
 
 def _picked(result: StudyResult, seed: Mapping[str, int], bounded: bool) -> Mapping[str, int] | None:

@@ -12,6 +12,7 @@ from onnxdecomp.errors import NothingSelectedError
 from onnxdecomp.inputs import Feeds
 from onnxdecomp.model import Model
 from onnxdecomp.runtime import onnxruntime
+from onnxdecomp.samples import Samples
 from onnxdecomp.searching.cache import Cache, digest
 from onnxdecomp.searching.candidates import Unit, find_units, label
 from onnxdecomp.searching.costs import counted, find_surroundings, measured
@@ -61,6 +62,22 @@ def weigh(task: Task, model: Model) -> tuple[Weighed, list[str]]:
     ), [*notes, *loss_notes]
 
 
+def open_memory(task: Task, model: Model) -> Cache:
+    """What searches for other goals have learnt of the model as a whole."""
+    feeds, _ = task_feeds(task, model)
+    conditions = {
+        "model": model_digest(model),
+        "feeds": {name: list(array.shape) for name, array in feeds.items()},
+        "samples": _samples_digest(task.fitted) if task.fitted is not None else None,
+        "freeze": task.freeze,
+    }
+    return Cache("models", _machine(task.setting) | conditions)
+
+
+def _samples_digest(samples: Samples) -> str:
+    return digest(*sorted(sample_digests(samples)))
+
+
 def _totals(found: Survey) -> dict[str, float]:
     """Multiply-accumulates of all sites, and parameters, a weight that several share counted once."""
     params: dict[object, int] = {}
@@ -95,7 +112,7 @@ def _losses(task: Task, model: Model, units: Sequence[Unit]) -> tuple[list[Losse
     if task.fitted is None:
         return weight_losses(units, model.folder, task.track), []
     keys = [[f"{unit.name} {label(choice)}" for choice in unit.choices] for unit in units]
-    samples = digest(*sorted(sample_digests(task.fitted)))
+    samples = _samples_digest(task.fitted)
     conditions = {"model": model_digest(model), "samples": samples, "freeze": task.freeze}
     cache = Cache("losses", conditions)
     if any(cache.get(key) is None for own in keys for key in own):
