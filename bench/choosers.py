@@ -17,6 +17,7 @@ from onnxdecomp.benchmark import Setting
 from onnxdecomp.choose import fitting_methods
 from onnxdecomp.console import tracked
 from onnxdecomp.factoring import read_finite_weight
+from onnxdecomp.fit import rank_limits
 from onnxdecomp.model import load
 from onnxdecomp.plan import Choice
 from onnxdecomp.providers import PROVIDERS
@@ -27,6 +28,7 @@ from onnxdecomp.searching.goal import Goal
 from onnxdecomp.searching.task import Task
 from onnxdecomp.searching.weigh import weigh
 from onnxdecomp.searching.weighed import Solution, Weighed, plan_of
+from onnxdecomp.sites import Site
 from onnxdecomp.spectrum import Spectrum, spectra
 from onnxdecomp.study import run_study
 
@@ -76,18 +78,18 @@ def menus_of(weighed: Weighed) -> list[Menu]:
         options = weighed.options(number)
         choices = tuple(None if option is None else unit.choices[option] for option in options)
         costs, losses = np.array([weighed.point(number, option) for option in options]).T
-        shares = np.array([shares_of(choice, unit.sites[0].group_channels) for choice in choices])
+        shares = np.array([shares_of(choice, unit.sites[0]) for choice in choices])
         menus.append(Menu(choices=choices, shares=shares, costs=costs, losses=losses))
     return menus
 
 
-def shares_of(choice: Choice | None, channels: tuple[int, int]) -> tuple[float, float]:
+def shares_of(choice: Choice | None, site: Site) -> tuple[float, float]:
     """The ranks (in, out) as shares of the channels; one rank for both is a share of the fewer."""
     if choice is None:
         return 1.0, 1.0
-    widths = (min(channels),) * 2 if choice.method == "svd" else channels
+    limits = rank_limits(site, choice.method)
     ranks = (choice.ranks.input, choice.ranks.output)
-    into, out = (1.0 if rank is None else rank / width for rank, width in zip(ranks, widths, strict=True))
+    into, out = (1.0 if rank is None else rank / limit for rank, limit in zip(ranks, limits, strict=True))
     return into, out
 
 
@@ -146,9 +148,7 @@ class Chooser:
         for unit in self.weighed.units:
             site, weight = unit.sites[0], read_finite_weight(unit.job.anchors[0], self._model.folder)
             method = fitting_methods(site, self.policy)[0]
-            channels = site.group_channels
-            widths = (min(channels),) * 2 if method == "svd" else channels
-            found.append((spectra(method, weight, site.groups or 1), widths))
+            found.append((spectra(method, weight, site.groups or 1), rank_limits(site, method)))
         return found
 
     @cached_property

@@ -30,6 +30,7 @@ from onnxdecomp.factors.chain import Floats
 from onnxdecomp.fitting import Target
 from onnxdecomp.leastsquares import Problem, fit, start
 from onnxdecomp.model import Model, load
+from onnxdecomp.moments import flattened
 from onnxdecomp.plan import Plan
 from onnxdecomp.samples import Samples
 from onnxdecomp.sites import survey
@@ -65,11 +66,11 @@ class Whitened(Symmetric):
         assert placed.order is None  # the taps of Tucker chains share the input factor
         problems = [
             _channel_problem(each, flat, placed.taps)
-            for each, flat in zip(target.wholes(), target.flat(weight), strict=True)
+            for each, flat in zip(target.wholes(), flattened(weight, target.groups), strict=True)
         ]
         parts = [
             fit(problem, placed.taps, start(problem, placed.taps, flat, placed.ranks), placed.ranks[1], 0)
-            for problem, flat in zip(problems, target.flat(weight), strict=True)
+            for problem, flat in zip(problems, flattened(weight, target.groups), strict=True)
         ]
         exact = chain_of(choice, parts, weight.shape)
         dtype = helper.tensor_dtype_to_np_dtype(job.weight.data_type)
@@ -95,7 +96,7 @@ def _channel_problem(moments: Any, weight: Floats, taps: int) -> Problem:
 
 def _lost_mean(target: Target, difference: Floats) -> Floats:
     """What a change of the weight takes from the mean outputs: the covariance says nothing of means."""
-    pairs = zip(target.wholes(), target.flat(difference), strict=True)
+    pairs = zip(target.wholes(), flattened(difference, target.groups), strict=True)
     return np.concatenate([flat @ moments.x / moments.count for moments, flat in pairs])
 
 

@@ -15,7 +15,7 @@ from onnxdecomp.arrangement import Arrangement, arrangement, chain_of
 from onnxdecomp.factoring import Factored, Fit, Spread, find_errors
 from onnxdecomp.factors.chain import Floats
 from onnxdecomp.leastsquares import LowRank, Problem, fit, start
-from onnxdecomp.moments import Moments, total
+from onnxdecomp.moments import Moments, flattened, total
 
 # Shares of the mean variance of a patch that the ridge may be.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -62,10 +62,6 @@ class Target:
         """Channel groups."""
         return len(self.moments[0])
 
-    def flat(self, weight: Floats) -> list[Floats]:
-        """A weight of the original's shape as a matrix (D, P) per group, taps before channels."""
-        return np.split(np.moveaxis(weight, 1, -1).reshape(len(weight), -1), self.groups)
-
     def rest(self, fold: int, part: Callable[[Moments], Moments] = lambda m: m) -> list[Moments]:
         """The moments, or a part of them, of all folds but one."""
         others = [parts for i, parts in enumerate(self.moments) if i != fold]
@@ -107,7 +103,7 @@ def best_factors(
         Factors; what to add to the product Ŵx, shape (D,), None for nothing; and their held-out error.
     """
     placed = arrangement(plain.choice, target.weight.shape[2:], target.weight.shape[1])
-    products = [_Product(w, w) for w in target.flat(plain.chain.reconstruct())]
+    products = [_Product(w, w) for w in flattened(plain.chain.reconstruct(), target.groups)]
     losses = _plain_losses(products, target)
     ridge, held_out = _best_ridge(target, placed, min(losses)) if placed is not None else (None, math.inf)
     if held_out >= min(losses):
@@ -129,7 +125,7 @@ def best_factors(
         if stored.finite():
             errors = find_errors(target.weight, exact, stored, dtype)
             chosen = dataclasses.replace(plain, chain=stored, errors=errors)
-            products = [_Product(w, w) for w in target.flat(stored.reconstruct())]
+            products = [_Product(w, w) for w in flattened(stored.reconstruct(), target.groups)]
             shifts = _shifts(wholes, products, target.centred)
         else:
             ridge, held_out, because = None, min(losses), f"its fitted factors exceed the range of {dtype}"
@@ -222,7 +218,7 @@ def _solve(
 
 def _placed_weights(target: Target, placed: Arrangement) -> list[Floats]:
     """The original weight (D, P) of each group, its patches arranged."""
-    return [placed.arranged(weight) for weight in target.flat(target.weight)]
+    return [placed.arranged(weight) for weight in flattened(target.weight, target.groups)]
 
 
 def _prepared(
@@ -236,10 +232,20 @@ def _prepared(
 
 
 def _shifts(moments: Sequence[Moments], products: Sequence[_Product], wanted: bool) -> list[Floats | None]:
-    """What the biases must add so that the mean outputs are right, per group; None where not `wanted`."""
+    return shifts_of(moments, [product.weight for product in products], wanted)
+
+
+def shifts_of(moments: Sequence[Moments], weights: Sequence[Floats], wanted: bool) -> list[Floats | None]:
+    """What the biases must add so that the mean outputs are right, per group; None where not `wanted`.
+
+    Args:
+        moments: of each group.
+        weights: Ŵ of each, shape (D, P).
+        wanted: whether there is a bias to take it up.
+    """
     if not wanted:
         return [None] * len(moments)
-    return [(m.y - product.weight @ m.x) / m.count for m, product in zip(moments, products, strict=True)]
+    return [(m.y - weight @ m.x) / m.count for m, weight in zip(moments, weights, strict=True)]
 
 
 def _loss(moments: Moments, product: _Product, shift: Floats | None, squares: float) -> float:

@@ -62,6 +62,11 @@ def patches(x: NDArray[Any], geometry: Geometry) -> Iterator[NDArray[np.float32]
         yield np.ascontiguousarray(block, np.float32).reshape(-1, taps, x.shape[1])
 
 
+def flattened(weight: Floats, groups: int) -> list[Floats]:
+    """A weight (D, C / groups, *kernel) as a matrix (D / groups, P) per group, in the patches' order."""
+    return np.split(np.moveaxis(weight, 1, -1).reshape(len(weight), -1), groups)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
     """Sums over positions of patches x (P,) and outputs y (D,), of one channel group; float64.

@@ -19,6 +19,7 @@ from onnxdecomp.factoring import Factored, Fit, find_errors
 from onnxdecomp.factors import Chain, factorise
 from onnxdecomp.factors.chain import Floats
 from onnxdecomp.fitting import PLAIN_IS_BETTER
+from onnxdecomp.moments import flattened
 
 # Fold, group, patches (n, taps · channels) and products (n, D / groups).
 Block = tuple[int, int, NDArray[np.float32], NDArray[np.float32]]
@@ -145,15 +146,9 @@ def _mix(weight: Floats, matrix: Floats) -> Floats:
     return np.ascontiguousarray(np.moveaxis(np.tensordot(weight, matrix, (1, 0)), -1, 1))
 
 
-def _flat(chain: Chain, groups: int) -> list[Floats]:
-    """Ŵ as a matrix (D, P) per group, taps before channels."""
-    weight = chain.reconstruct()
-    return np.split(np.moveaxis(weight, 1, -1).reshape(len(weight), -1), groups)
-
-
 def _shift(chain: Chain, target: WideTarget, moments: Sequence[ChannelMoments]) -> Floats:
     """What biases must add so that the mean outputs are right, shape (D,)."""
-    pairs = zip(moments, _flat(chain, target.groups), strict=True)
+    pairs = zip(moments, flattened(chain.reconstruct(), target.groups), strict=True)
     return np.concatenate([(m.y - weight @ m.x) / m.count for m, weight in pairs])
 
 
@@ -161,7 +156,9 @@ def _losses(
     rivals: Sequence[tuple[Chain, bool]], target: WideTarget, learned: Sequence[ChannelMoments]
 ) -> list[float]:
     """‖y − ŷ‖ / ‖y‖ of each chain on the samples held out."""
-    weights = [[w.astype(np.float32) for w in _flat(chain, target.groups)] for chain, _ in rivals]
+    weights = [
+        [w.astype(np.float32) for w in flattened(chain.reconstruct(), target.groups)] for chain, _ in rivals
+    ]
     shifts = [
         np.split(_shift(chain, target, learned) if corrected else np.zeros(len(target.bias)), target.groups)
         for chain, corrected in rivals

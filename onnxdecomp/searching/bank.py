@@ -15,14 +15,14 @@ from onnxdecomp.choose import Policy
 from onnxdecomp.factoring import factor_one, find_jobs, read_finite_weight
 from onnxdecomp.factors import Chain
 from onnxdecomp.factors.chain import Floats
-from onnxdecomp.fitting import Target
+from onnxdecomp.fitting import Target, shifts_of
 from onnxdecomp.leastsquares import Problem
 from onnxdecomp.model import Model, load
 from onnxdecomp.moments import Moments
 from onnxdecomp.plan import Choice
 from onnxdecomp.samples import Samples
 from onnxdecomp.searching.candidates import Unit
-from onnxdecomp.searching.probe import Track, low_rank, shifts_of
+from onnxdecomp.searching.probe import Track, low_rank
 from onnxdecomp.sites import survey
 from onnxdecomp.splice import Splicer
 
@@ -113,7 +113,7 @@ class Bank:
         chain = chain_of(choice, parts, target.weight.shape).cast(dtype)
         if not chain.finite():
             return None
-        shifts = shifts_of([placed.restored(part.weight()) for part in parts], target, moments)
+        shifts = shifts_of(moments, [placed.restored(part.weight()) for part in parts], target.centred)
         moved = [shift for shift in shifts if shift is not None]
         biases = tuple(head.bias + head.scale * np.concatenate(moved) for head in heads) if moved else None
         return Solved(chain, biases)

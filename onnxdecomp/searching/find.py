@@ -23,6 +23,7 @@ from onnxdecomp.searching.bank import Bank
 from onnxdecomp.searching.cache import digest
 from onnxdecomp.searching.candidates import label
 from onnxdecomp.searching.contender import Contender
+from onnxdecomp.searching.sizes import feeds_shapes
 from onnxdecomp.searching.task import Task
 from onnxdecomp.searching.weigh import model_digest, open_memory, task_feeds, weigh
 from onnxdecomp.searching.weighed import Solution, Weighed, plan_of, taken_of
@@ -298,7 +299,7 @@ class Hunt:
             plan=plan,
             policy=task.policy,
             freeze_weights=task.freeze,
-            input_shapes={name: array.shape for name, array in self._contestant.feeds.items()},
+            input_shapes=feeds_shapes(self._contestant.feeds),
             data=data,
             scratch=task.scratch,
             track=task.track_jobs,

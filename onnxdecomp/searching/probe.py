@@ -14,10 +14,10 @@ from onnxdecomp.calibrate import Calibration, Head, Prepared, blocks
 from onnxdecomp.factoring import NotFiniteError, read_finite_weight
 from onnxdecomp.factors import factorise
 from onnxdecomp.factors.chain import Floats
-from onnxdecomp.fitting import Target
+from onnxdecomp.fitting import Target, shifts_of
 from onnxdecomp.leastsquares import LowRank, Problem, fit, start
 from onnxdecomp.model import Model
-from onnxdecomp.moments import Moments
+from onnxdecomp.moments import Moments, flattened
 from onnxdecomp.plan import Choice
 from onnxdecomp.samples import Samples
 from onnxdecomp.searching.candidates import Unit
@@ -157,10 +157,10 @@ def _fitted(
     placed = arrangement(choice, target.weight.shape[2:], target.weight.shape[1])
     if placed is None:
         exact = factorise(choice.method, target.weight, choice.ranks, target.groups).reconstruct()
-        return target.flat(exact), [None] * target.groups
+        return flattened(exact, target.groups), [None] * target.groups
     parts = low_rank(placed, target, problems)
     products = [placed.restored(part.weight()) for part in parts]
-    return products, shifts_of(products, target, moments)
+    return products, shifts_of(moments, products, target.centred)
 
 
 def low_rank(placed: Arrangement, target: Target, problems: Sequence[Problem]) -> list[LowRank]:
@@ -172,22 +172,11 @@ def low_rank(placed: Arrangement, target: Target, problems: Sequence[Problem]) -
         problems: of each group, from these.
     """
     parts = []
-    for problem, weight in zip(problems, np.split(flat(target.weight), len(problems)), strict=True):
+    for problem, weight in zip(problems, flattened(target.weight, len(problems)), strict=True):
         arranged, own = problem.reordered(placed.order), placed.arranged(weight)
         inner = start(arranged, placed.taps, own, placed.ranks)
         parts.append(fit(arranged.ridged(own, _RIDGE), placed.taps, inner, placed.ranks[1], _ROUNDS))
     return parts
-
-
-def shifts_of(products: Sequence[Floats], target: Target, moments: Sequence[Moments]) -> list[Floats | None]:
-    """What each group's output is to be shifted by for its mean to stay; None where there is no bias."""
-    pairs = zip(products, moments, strict=True)
-    return [(m.y - product @ m.x) / m.count if target.centred else None for product, m in pairs]
-
-
-def flat(weight: Floats) -> Floats:
-    """A weight (D, C, *kernel) as a matrix (D, P), taps before channels."""
-    return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
 
 
 def changed(
@@ -210,7 +199,7 @@ def changed(
         fitted: Ŵ (D, P) and shift (D,) of each group.
     """
     products, shifts = fitted
-    old = np.split(flat(weight).astype(np.float32), groups)
+    old = flattened(weight.astype(np.float32), groups)
     differences = [new.astype(np.float32) - own for new, own in zip(products, old, strict=True)]
     rows: list[list[Floats]] = [[] for _ in range(groups)]
     for i, (patch, _) in enumerate(blocks(head, weight, x, y, groups)):

@@ -17,7 +17,7 @@ from onnxdecomp.searching.cache import Cache, digest
 from onnxdecomp.searching.candidates import Unit, find_units, label
 from onnxdecomp.searching.costs import counted, find_surroundings, measured
 from onnxdecomp.searching.probe import UNREACHED, Losses, output_losses, weight_losses
-from onnxdecomp.searching.sizes import observe_sizes
+from onnxdecomp.searching.sizes import feeds_shapes, observe_sizes
 from onnxdecomp.searching.task import Task
 from onnxdecomp.searching.weighed import Weighed
 from onnxdecomp.sites import Survey, survey
@@ -33,7 +33,7 @@ def weigh(task: Task, model: Model) -> tuple[Weighed, list[str]]:
         NothingSelectedError: no site can be decomposed.
     """
     feeds, _ = task_feeds(task, model)
-    shapes = {name: array.shape for name, array in feeds.items()}
+    shapes = feeds_shapes(feeds)
     found = survey(
         model, input_shapes=shapes, freeze=task.freeze, fold_bn=True, linear=task.policy.wants_linear
     )
@@ -67,7 +67,7 @@ def open_memory(task: Task, model: Model) -> Cache:
     feeds, _ = task_feeds(task, model)
     conditions = {
         "model": model_digest(model),
-        "feeds": {name: list(array.shape) for name, array in feeds.items()},
+        "feeds": {name: list(shape) for name, shape in feeds_shapes(feeds).items()},
         "samples": _samples_digest(task.fitted) if task.fitted is not None else None,
         "freeze": task.freeze,
     }
