@@ -13,24 +13,28 @@ from numpy.typing import NDArray
 
 from bench.subjects import Subject
 from onnxdecomp import Plan, Policy
-from onnxdecomp.benchmark import Setting
-from onnxdecomp.choose import fitting_methods
-from onnxdecomp.console import tracked
-from onnxdecomp.factoring import read_finite_weight
-from onnxdecomp.fit import rank_limits
-from onnxdecomp.model import load
-from onnxdecomp.plan import Choice
-from onnxdecomp.providers import PROVIDERS
-from onnxdecomp.search_command import ALIGN
-from onnxdecomp.searching.automl import Trials, find_modules, seed_of, space_of, taken_at
-from onnxdecomp.searching.bank import Bank
-from onnxdecomp.searching.goal import Goal
-from onnxdecomp.searching.task import Task
-from onnxdecomp.searching.weigh import weigh
-from onnxdecomp.searching.weighed import Solution, Weighed, plan_of
-from onnxdecomp.sites import Site
-from onnxdecomp.spectrum import Spectrum, spectra
-from onnxdecomp.study import run_study
+from onnxdecomp.cli.console import tracked
+from onnxdecomp.factors import Spectrum, spectra
+from onnxdecomp.ir import Site, load, read_finite_weight
+from onnxdecomp.planning import Choice, fitting_methods, rank_limits
+from onnxdecomp.runtime import PROVIDERS
+from onnxdecomp.searching import (
+    ALIGN,
+    Bank,
+    Goal,
+    Solution,
+    Task,
+    Trials,
+    Weighed,
+    find_modules,
+    plan_of,
+    run_study,
+    seed_of,
+    space_of,
+    taken_at,
+    weigh,
+)
+from onnxdecomp.timing import Setting
 
 Floats = NDArray[np.float64]
 Taken = Sequence[Choice | None]

@@ -27,20 +27,24 @@ from numpy.typing import NDArray
 
 from bench.results import write_results
 from models import export
-from onnxdecomp.choose import Policy, chain_macs, choose, links, macs_ratio
-from onnxdecomp.factoring import find_jobs
-from onnxdecomp.fit import applicable, rank_limits
-from onnxdecomp.inputs import Feeds, random_feeds
-from onnxdecomp.latency import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
-from onnxdecomp.model import load, save
-from onnxdecomp.placement import placement
-from onnxdecomp.plan import Choice
-from onnxdecomp.ranks import Ranks, parse_rank
-from onnxdecomp.runtime import open_in_onnxruntime
-from onnxdecomp.searching.costs import random_chain
-from onnxdecomp.sites import Site, survey
-from onnxdecomp.splice import Splicer
-from onnxdecomp.worker import Engine
+from onnxdecomp.factors import Ranks
+from onnxdecomp.ir import Site, load, save, survey
+from onnxdecomp.lowering import Splicer
+from onnxdecomp.planning import (
+    Choice,
+    Policy,
+    applicable,
+    chain_macs,
+    choose,
+    find_jobs,
+    links,
+    macs_ratio,
+    parse_rank,
+    rank_limits,
+)
+from onnxdecomp.runtime import Engine, Feeds, open_in_onnxruntime, placement, random_feeds
+from onnxdecomp.searching import random_chain
+from onnxdecomp.timing import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
 
 Row = dict[str, Any]
 Decisions = dict[str, Choice | str]

@@ -21,13 +21,10 @@ from rich.table import Table
 
 import onnxdecomp
 from models import ModelsError, export, fetch
-from onnxdecomp.environment import cpu_name
-from onnxdecomp.inputs import Feeds, random_feeds
-from onnxdecomp.latency import Budget, Contestant, Launch, medians, race, speedup
-from onnxdecomp.model import load
-from onnxdecomp.runtime import open_in_onnxruntime
-from onnxdecomp.tables import si
-from onnxdecomp.worker import Engine
+from onnxdecomp.ir import load
+from onnxdecomp.runtime import Engine, Feeds, cpu_name, open_in_onnxruntime, random_feeds
+from onnxdecomp.show import si
+from onnxdecomp.timing import Budget, Contestant, Launch, medians, race, speedup
 
 Floats = NDArray[np.float64]
 

@@ -33,10 +33,10 @@ from threadpoolctl import ThreadpoolController
 import onnxdecomp
 from bench.results import write_results
 from models import export, fetch
-from onnxdecomp.factoring import Factored, Job, factor_all, find_jobs
 from onnxdecomp.factors import Chain, factorise
-from onnxdecomp.model import load
-from onnxdecomp.sites import survey
+from onnxdecomp.fitting import Factored, factor_all
+from onnxdecomp.ir import load, survey
+from onnxdecomp.planning import Job, find_jobs
 
 Weight = NDArray[np.float32]
 Row = dict[str, Any]

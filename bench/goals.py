@@ -20,8 +20,8 @@ from bench.model import SHAPES, model_path
 from bench.plain import PROCESSES, plain_seconds
 from bench.results import write_results
 from models import names
-from onnxdecomp.inputs import random_feeds
-from onnxdecomp.model import load
+from onnxdecomp.ir import load
+from onnxdecomp.runtime import random_feeds
 
 
 def ask(name: str, speedup: float, scratch: Path) -> dict[str, Any]:

@@ -37,13 +37,20 @@ import onnx
 import onnxdecomp
 from bench.results import write_results
 from models import NETWORKS, ModelsError, export
-from onnxdecomp.check import baseline, check
+from onnxdecomp.comparing import baseline, check
 from onnxdecomp.errors import RunError, first_line
-from onnxdecomp.inputs import Feeds
-from onnxdecomp.latency import TURNS, WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
-from onnxdecomp.providers import PROVIDERS, Provider
-from onnxdecomp.runtime import onnxruntime
-from onnxdecomp.worker import Engine, Stopwatch
+from onnxdecomp.runtime import PROVIDERS, Engine, Feeds, Provider, onnxruntime
+from onnxdecomp.timing import (
+    TURNS,
+    WARMUP_RUNS,
+    Budget,
+    Contestant,
+    Launch,
+    Stopwatch,
+    medians,
+    race,
+    speedup,
+)
 
 Row = dict[str, Any]
 

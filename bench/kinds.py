@@ -22,19 +22,23 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from onnxdecomp.arrangement import arrangement, chain_of
-from onnxdecomp.calibrate import Calibration
-from onnxdecomp.choose import Policy
-from onnxdecomp.factoring import Factored, Job, find_errors, find_jobs, read_finite_weight
-from onnxdecomp.factors.chain import Floats
-from onnxdecomp.fitting import Target
-from onnxdecomp.leastsquares import Problem, fit, start
-from onnxdecomp.model import Model, load
-from onnxdecomp.moments import flattened
-from onnxdecomp.plan import Plan
-from onnxdecomp.samples import Samples
-from onnxdecomp.sites import survey
-from onnxdecomp.splice import Splicer
+from onnxdecomp.factors import Floats
+from onnxdecomp.fitting import (
+    Calibration,
+    Factored,
+    Problem,
+    Target,
+    arrangement,
+    chain_of,
+    find_errors,
+    fit,
+    flattened,
+    start,
+)
+from onnxdecomp.ir import Model, load, read_finite_weight, survey
+from onnxdecomp.lowering import Splicer
+from onnxdecomp.planning import Job, Plan, Policy, find_jobs
+from onnxdecomp.sampling import Samples
 
 Track = Callable[[Sequence[Job]], Iterable[Job]]
 

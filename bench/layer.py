@@ -31,11 +31,8 @@ from onnx.reference import ReferenceEvaluator
 
 from bench.results import RESULTS, write_results
 from bench.roofline import Conv, Machine, Roofline, chain, fit, kernel_class, reorders, this_machine
-from onnxdecomp.latency import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
-from onnxdecomp.placement import placement
-from onnxdecomp.providers import PROVIDERS, Provider, find_providers
-from onnxdecomp.runtime import onnxruntime
-from onnxdecomp.worker import Engine
+from onnxdecomp.runtime import PROVIDERS, Engine, Provider, find_providers, onnxruntime, placement
+from onnxdecomp.timing import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
 
 Weights = list[NDArray[np.float32]]
 Row = dict[str, Any]

@@ -19,14 +19,10 @@ from typing import Any
 import onnxdecomp
 from bench.results import write_results
 from models import NETWORKS, export, fetch, names
-from onnxdecomp.check import Baseline, baseline, check
-from onnxdecomp.inputs import Feeds
-from onnxdecomp.latency import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
-from onnxdecomp.model import load
-from onnxdecomp.placement import placement
-from onnxdecomp.runtime import open_in_onnxruntime
-from onnxdecomp.shapes import InputShapes, batched_shapes
-from onnxdecomp.worker import Engine
+from onnxdecomp.comparing import Baseline, baseline, check
+from onnxdecomp.ir import InputShapes, batched_shapes, load
+from onnxdecomp.runtime import Engine, Feeds, open_in_onnxruntime, placement
+from onnxdecomp.timing import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
 
 Row = dict[str, Any]
 

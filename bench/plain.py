@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxdecomp.inputs import Feeds
+from onnxdecomp.runtime import Feeds
 
 PROCESSES = 7
 PROGRAM = """

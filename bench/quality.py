@@ -36,16 +36,12 @@ import onnxdecomp
 from bench.kinds import FACTORS, INT8, Symmetric, Track, Whitened, carry_out, quantise
 from bench.results import RESULTS, write_results
 from onnxdecomp import Policy, Preprocessing, Result, Samples, open_samples
-from onnxdecomp.choose import links
-from onnxdecomp.compare import Tally
-from onnxdecomp.factoring import Job
-from onnxdecomp.inputs import Feeds
-from onnxdecomp.latency import WARMUP_RUNS, Budget, Contestant, medians, race, speedup
-from onnxdecomp.model import load, save
-from onnxdecomp.preprocessing import PRESETS
-from onnxdecomp.runtime import onnxruntime, open_in_onnxruntime
-from onnxdecomp.samples import BATCH
-from onnxdecomp.worker import Engine
+from onnxdecomp.comparing import Tally
+from onnxdecomp.ir import load, save
+from onnxdecomp.planning import Job, links
+from onnxdecomp.runtime import Engine, Feeds, onnxruntime, open_in_onnxruntime
+from onnxdecomp.sampling import BATCH, PRESETS
+from onnxdecomp.timing import WARMUP_RUNS, Budget, Contestant, medians, race, speedup
 
 Row = dict[str, Any]
 

@@ -4,8 +4,8 @@
     python -m bench.record after.json --folder FOLDER
     python -m bench.record --compare before.json after.json
 
-Each case is one command. Of it the exit code is kept, what it printed, and the SHA-256 of every file it wrote,
-reports less what a clock says. Digests compare on one machine alone: BLAS rounds as its CPU does.
+Each case is one command. Of it the exit code is kept, what it printed, and the SHA-256 of every file that it
+wrote, reports less what a clock says. Digests compare on one machine alone: BLAS rounds as its CPU does.
 """
 
 from __future__ import annotations
@@ -106,7 +106,11 @@ def run(path: Path, words: tuple[str, ...]) -> dict[str, Any]:
     line = ["onnxdecomp", command, str(path), *output, *options, "--json", "report.json"]
     out, err = io.StringIO(), io.StringIO()
     code: object = None
-    with mock.patch.object(sys, "argv", line), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        mock.patch.object(sys, "argv", line),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         try:
             command_line()
         except SystemExit as stop:
@@ -143,7 +147,9 @@ def compare(before: Path, after: Path) -> int:
             keys = sorted(set(a or {}) | set(b or {}))
             print(f"{case}: {', '.join(k for k in keys if (a or {}).get(k) != (b or {}).get(k))}")
     files = sum(len(set(each) & {"model", "plan", "json", "data"}) for each in second.values())
-    print(f"{len(second) - differing} of {len(second)} commands alike, with {files} files; {differing} differ")
+    print(
+        f"{len(second) - differing} of {len(second)} commands alike, with {files} files; {differing} differ"
+    )
     return int(differing > 0)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxdecomp.environment import environment
+from onnxdecomp.runtime import environment
 
 RESULTS = Path(__file__).parent / "results"
 

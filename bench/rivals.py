@@ -36,15 +36,12 @@ from bench.kinds import quantise, quantise_dynamically
 from bench.quality import DATA_FOLDER, NETWORKS, Exam, assert_planned, open_exam, require_data
 from bench.results import write_results
 from onnxdecomp import Policy, Result, Samples
-from onnxdecomp.factoring import Job, find_jobs, read_finite_weight
-from onnxdecomp.factors import Chain, pointwise, tucker
-from onnxdecomp.factors.chain import Floats
-from onnxdecomp.latency import WARMUP_RUNS, Budget, Contestant, medians, race, speedup
-from onnxdecomp.model import load, save
-from onnxdecomp.ranks import Ranks
-from onnxdecomp.sites import survey
-from onnxdecomp.splice import Splicer
-from onnxdecomp.worker import Engine
+from onnxdecomp.factors import Chain, Floats, Ranks, svd_chain, tucker_chain
+from onnxdecomp.ir import load, read_finite_weight, save, survey
+from onnxdecomp.lowering import Splicer
+from onnxdecomp.planning import Job, find_jobs
+from onnxdecomp.runtime import Engine
+from onnxdecomp.timing import WARMUP_RUNS, Budget, Contestant, medians, race, speedup
 
 Row = dict[str, Any]
 Make = Callable[[Path], None]
@@ -83,9 +80,9 @@ def partial_tucker_chain(job: Job, folder: Path) -> Chain:
         halves = [
             tucker_parts(part.reshape(part.shape[:2]), Ranks(None, choice.ranks.output)) for part in parts
         ]
-        return pointwise.chain([(left, core) for core, left, _ in halves], weight.ndim - 2)
+        return svd_chain([(left, core) for core, left, _ in halves], weight.ndim - 2)
     assert choice.method in ("tucker2", "tucker1"), choice
-    return tucker.chain([tucker_parts(part, choice.ranks) for part in parts], choice.ranks)
+    return tucker_chain([tucker_parts(part, choice.ranks) for part in parts], choice.ranks)
 
 
 def tucker_parts(weight: Floats, ranks: Ranks) -> tuple[Floats, Floats, Floats]:

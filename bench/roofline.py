@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from onnxdecomp.environment import vector_extensions
+from onnxdecomp.runtime import vector_extensions
 
 Floats = NDArray[np.float64]
 Work = Mapping[str, float]

@@ -48,11 +48,10 @@ from bench.results import RESULTS, write_results
 from bench.rivals import table
 from bench.subjects import MODELS, Subject, open_subject
 from onnxdecomp import Result
-from onnxdecomp.latency import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
-from onnxdecomp.model import save
-from onnxdecomp.search_command import ALIGN
-from onnxdecomp.searching.sizes import feeds_shapes
-from onnxdecomp.worker import Engine
+from onnxdecomp.ir import save
+from onnxdecomp.runtime import Engine
+from onnxdecomp.searching import ALIGN, feeds_shapes
+from onnxdecomp.timing import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
 
 Row = dict[str, Any]
 

@@ -11,11 +11,10 @@ import numpy as np
 from bench.quality import ERRORS, NETWORKS, POINT, Images, Network, cifar10, imagenet
 from models import fetch
 from onnxdecomp import Preprocessing
-from onnxdecomp.inputs import Feeds
-from onnxdecomp.model import load
-from onnxdecomp.preprocessing import PRESETS
-from onnxdecomp.quality import Quality, measure_quality
-from onnxdecomp.shapes import InputShapes
+from onnxdecomp.comparing import Quality, measure_quality
+from onnxdecomp.ir import InputShapes, load
+from onnxdecomp.runtime import Feeds
+from onnxdecomp.sampling import PRESETS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

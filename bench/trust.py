@@ -22,11 +22,9 @@ import onnxdecomp
 from bench.plain import plain_seconds
 from bench.results import write_results
 from models import export
-from onnxdecomp.inputs import Feeds, random_feeds
-from onnxdecomp.latency import Budget, Contestant, medians, race, speedup
-from onnxdecomp.layers import profile
-from onnxdecomp.model import load
-from onnxdecomp.worker import Engine
+from onnxdecomp.ir import load
+from onnxdecomp.runtime import Engine, Feeds, random_feeds
+from onnxdecomp.timing import Budget, Contestant, medians, profile, race, speedup
 
 NETWORK = "resnet18"
 

@@ -5,54 +5,8 @@
 >>> result.save("out.onnx")
 """
 
-from onnxdecomp.choose import Policy
-from onnxdecomp.compare import Fidelity, compare
-from onnxdecomp.errors import (
-    CheckError,
-    GoalError,
-    MissingExtraError,
-    ModelError,
-    NothingSelectedError,
-    OnnxdecompError,
-    OutputError,
-    RunError,
-    UsageError,
-)
-from onnxdecomp.labels import read_labels
-from onnxdecomp.plan import Choice, Plan
-from onnxdecomp.preprocessing import Preprocessing
-from onnxdecomp.ranks import Ranks
-from onnxdecomp.report import Result, SiteReport, Totals
-from onnxdecomp.rewrite import rewrite
-from onnxdecomp.samples import Samples, open_samples
-from onnxdecomp.sites import Site, find_sites
+import lazy_loader
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "CheckError",
-    "Choice",
-    "Fidelity",
-    "GoalError",
-    "MissingExtraError",
-    "ModelError",
-    "NothingSelectedError",
-    "OnnxdecompError",
-    "OutputError",
-    "Plan",
-    "Policy",
-    "Preprocessing",
-    "Ranks",
-    "Result",
-    "RunError",
-    "Samples",
-    "Site",
-    "SiteReport",
-    "Totals",
-    "UsageError",
-    "compare",
-    "find_sites",
-    "open_samples",
-    "read_labels",
-    "rewrite",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

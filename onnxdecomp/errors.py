@@ -15,6 +15,8 @@
 Every message is one line: what is wrong, where, and what to do.
 """
 
+from __future__ import annotations
+
 
 class OnnxdecompError(Exception):
     """Base of every error this package raises on purpose."""
@@ -69,3 +71,16 @@ def first_line(error: BaseException) -> str:
 def printable(text: str) -> str:
     """`text` with control characters spelt out: names in a file must not steer a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+class StoppedError(BaseException):
+    """SIGINT or SIGTERM arrived: unwind, so that scratch files go.
+
+    Attributes:
+        number: the signal's.
+        message: what the user is told.
+    """
+
+    def __init__(self, number: int, message: str = "interrupted; nothing was written") -> None:
+        super().__init__(number)
+        self.number, self.message = number, message

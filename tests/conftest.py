@@ -18,7 +18,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
-from onnxdecomp.cli import main
+from onnxdecomp.cli.app import main
 
 
 @dataclass(frozen=True, slots=True)

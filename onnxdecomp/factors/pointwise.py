@@ -18,10 +18,10 @@ from onnxdecomp.factors.linalg import truncated_svd
 def factorise(weight: Floats, rank: int, groups: int) -> Chain:
     """Decompose a weight (C_out, C_in / groups, 1, …) or (C_out, C_in) into two, `rank` channels a group."""
     parts = [truncated_svd(part.reshape(part.shape[:2]), rank) for part in np.split(weight, groups)]
-    return chain(parts, weight.ndim - 2)
+    return svd_chain(parts, weight.ndim - 2)
 
 
-def chain(parts: Sequence[tuple[Floats, Floats]], axes: int) -> Chain:
+def svd_chain(parts: Sequence[tuple[Floats, Floats]], axes: int) -> Chain:
     """The chain of each group's factors (D, R) and (R, C), for a Conv of that many spatial axes."""
     ones, groups = (1,) * axes, len(parts)
     first = np.concatenate([right for _, right in parts])

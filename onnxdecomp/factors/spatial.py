@@ -25,12 +25,12 @@ def rearranged(weight: Floats) -> Floats:
 
 def factorise(weight: Floats, rank: int, groups: int) -> Chain:
     """Decompose a weight (C_out, C_in / groups, k₀, *rest), two spatial axes or more."""
-    return chain(
+    return spatial_chain(
         [truncated_svd(rearranged(part), rank) for part in np.split(weight, groups)], weight.shape[1:]
     )
 
 
-def chain(parts: Sequence[tuple[Floats, Floats]], inner: tuple[int, ...]) -> Chain:
+def spatial_chain(parts: Sequence[tuple[Floats, Floats]], inner: tuple[int, ...]) -> Chain:
     """The chain of each group's factors (D·∏rest, R) and (R, C·k₀), for a weight (…, *inner)."""
     into, kernel, rest = inner[0], inner[1], inner[2:]
     rank, groups = parts[0][0].shape[1], len(parts)

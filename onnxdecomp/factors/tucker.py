@@ -22,7 +22,7 @@ from tensorly.tenalg import multi_mode_dot
 
 from onnxdecomp.factors.chain import Chain, Floats, Link
 from onnxdecomp.factors.linalg import SMALL, Tensor, gram, leading_space, leading_vectors, oriented
-from onnxdecomp.ranks import Ranks
+from onnxdecomp.factors.ranks import Ranks
 
 _MAX_SWEEPS = 100
 # Stop when a sweep improves the relative error by less, as partial_tucker does; large weights come near in
@@ -41,10 +41,10 @@ def factorise(weight: Floats, ranks: Ranks, groups: int) -> Chain:
     Returns:
         1×1 → k×k → 1×1, less the 1×1 whose rank is None.
     """
-    return chain([_factorise_group(part, ranks) for part in np.split(weight, groups)], ranks)
+    return tucker_chain([_factorise_group(part, ranks) for part in np.split(weight, groups)], ranks)
 
 
-def chain(parts: Sequence[tuple[Floats, Floats, Floats]], ranks: Ranks) -> Chain:
+def tucker_chain(parts: Sequence[tuple[Floats, Floats, Floats]], ranks: Ranks) -> Chain:
     """The chain of each group's core (S, R, *k) and factors (D, S), (C, R), less those whose rank is None."""
     cores, outs, ins = zip(*parts, strict=True)
     groups, axes = len(parts), cores[0].ndim - 2

@@ -14,17 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxdecomp.compare import class_axis
-from onnxdecomp.deviation import Deviation
-from onnxdecomp.inputs import Feeds
-from onnxdecomp.knapsack import front
-from onnxdecomp.model import save
-from onnxdecomp.plan import Choice
-from onnxdecomp.runtime import Outputs, open_in_onnxruntime
+from onnxdecomp.comparing import Deviation, class_axis
+from onnxdecomp.ir import save
+from onnxdecomp.planning import Choice, front
+from onnxdecomp.runtime import Feeds, Outputs, open_in_onnxruntime
 from onnxdecomp.searching.bank import Bank
 from onnxdecomp.searching.candidates import Unit
+from onnxdecomp.searching.study import Levels, PrunedError, Report, Scored, Space
 from onnxdecomp.searching.weighed import Weighed
-from onnxdecomp.study import Levels, PrunedError, Report, Scored, Space
 
 GRID = 32
 _BATCH = 16

@@ -9,22 +9,24 @@ from pathlib import Path
 import numpy as np
 from onnx import helper
 
-from onnxdecomp.arrangement import arrangement, chain_of
-from onnxdecomp.calibrate import Calibration, Head, deal
-from onnxdecomp.choose import Policy
-from onnxdecomp.factoring import factor_one, find_jobs, read_finite_weight
-from onnxdecomp.factors import Chain
-from onnxdecomp.factors.chain import Floats
-from onnxdecomp.fitting import Target, shifts_of
-from onnxdecomp.leastsquares import Problem
-from onnxdecomp.model import Model, load
-from onnxdecomp.moments import Moments
-from onnxdecomp.plan import Choice
-from onnxdecomp.samples import Samples
+from onnxdecomp.factors import Chain, Floats
+from onnxdecomp.fitting import (
+    Calibration,
+    Head,
+    Moments,
+    Problem,
+    Target,
+    arrangement,
+    chain_of,
+    factor_one,
+    shifts_of,
+)
+from onnxdecomp.ir import Model, load, read_finite_weight, survey
+from onnxdecomp.lowering import Splicer
+from onnxdecomp.planning import Choice, Policy, find_jobs
+from onnxdecomp.sampling import Samples, deal
 from onnxdecomp.searching.candidates import Unit
 from onnxdecomp.searching.probe import Track, low_rank
-from onnxdecomp.sites import survey
-from onnxdecomp.splice import Splicer
 
 _FIELDS = ("x", "y", "xx", "yx", "yy")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxdecomp.errors import OutputError, first_line
-from onnxdecomp.model import write_text
+from onnxdecomp.ir import write_text
 
 _VERSION = 1
 

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from onnxdecomp.choose import Policy, fitting_methods, macs_ratio
-from onnxdecomp.factoring import Job, find_jobs
-from onnxdecomp.plan import Choice
-from onnxdecomp.ranks import Ranks
-from onnxdecomp.sites import Site, Survey
+from onnxdecomp.factors import Ranks
+from onnxdecomp.ir import Site, Survey
+from onnxdecomp.planning import Choice, Job, Policy, find_jobs, fitting_methods, macs_ratio
 
 # Ranks of a mode that are weighed, at most; of a decomposition with a single rank there may be more.
 _LEVELS = 16
@@ -72,12 +70,3 @@ def _levels(channels: int, align: int, count: int) -> Sequence[int]:
     if most <= count:
         return [align * i for i in range(1, most + 1)]
     return sorted({align * max(1, round(most * i / count)) for i in range(1, count + 1)} | {align})
-
-
-def label(choice: Choice | None) -> str:
-    """A choice in a word, for keys and tables: "tucker2 64/96", "kept"."""
-    if choice is None:
-        return "kept"
-    ranks = dict.fromkeys((choice.ranks.input, choice.ranks.output))
-    sides = [choice.ranks.input, choice.ranks.output] if choice.method.startswith("tucker") else [*ranks]
-    return f"{choice.method} {'/'.join('–' if rank is None else str(rank) for rank in sides)}"

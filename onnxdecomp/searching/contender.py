@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from onnxdecomp.latency import Speedup
-from onnxdecomp.plan import Plan
-from onnxdecomp.quality import Quality
-from onnxdecomp.report import Result
+from onnxdecomp.comparing import Quality
+from onnxdecomp.planning import Plan
+from onnxdecomp.rewriting import Result
 from onnxdecomp.searching.goal import Goal
+from onnxdecomp.timing import Speedup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

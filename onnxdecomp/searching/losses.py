@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxdecomp.factors.chain import Floats
-from onnxdecomp.plan import Choice
+from onnxdecomp.factors import Floats
+from onnxdecomp.planning import Choice
 
 # Eigenvalues of the covariance below this share of the largest are raised to it.
 _FLOOR = 1e-8

@@ -9,20 +9,28 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxdecomp.arrangement import Arrangement, arrangement
-from onnxdecomp.calibrate import Calibration, Head, Prepared, blocks
-from onnxdecomp.factoring import NotFiniteError, read_finite_weight
-from onnxdecomp.factors import factorise
-from onnxdecomp.factors.chain import Floats
-from onnxdecomp.fitting import Target, shifts_of
-from onnxdecomp.leastsquares import LowRank, Problem, fit, start
-from onnxdecomp.model import Model
-from onnxdecomp.moments import Moments, flattened
-from onnxdecomp.plan import Choice
-from onnxdecomp.samples import Samples
+from onnxdecomp.factors import Floats, factorise
+from onnxdecomp.fitting import (
+    Arrangement,
+    Calibration,
+    Head,
+    LowRank,
+    Moments,
+    Prepared,
+    Problem,
+    Target,
+    arrangement,
+    blocks,
+    fit,
+    flattened,
+    shifts_of,
+    start,
+)
+from onnxdecomp.ir import Array, Model, NotFiniteError, read_finite_weight
+from onnxdecomp.planning import Choice
+from onnxdecomp.sampling import Samples
 from onnxdecomp.searching.candidates import Unit
 from onnxdecomp.searching.losses import Core, find_core, transfer
-from onnxdecomp.tensors import Array
 
 Track = Callable[[Sequence[Unit], str], Iterable[Unit]]
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxdecomp.environment import environment
-from onnxdecomp.plan import Choice
-from onnxdecomp.searching.candidates import label
+from onnxdecomp.planning import Choice, label
+from onnxdecomp.runtime import environment
 from onnxdecomp.searching.contender import Contender
-from onnxdecomp.searching.find import Outcome
 from onnxdecomp.searching.goal import Goal
+from onnxdecomp.searching.outcome import Outcome
 from onnxdecomp.searching.weighed import Solution, Weighed
 
 _FRONT_POINTS = 200

@@ -9,10 +9,8 @@ import onnx
 from onnx import helper
 
 from onnxdecomp.errors import RunError, first_line
-from onnxdecomp.inputs import Feeds
-from onnxdecomp.model import PROTOBUF_LIMIT, Model
-from onnxdecomp.runtime import onnxruntime
-from onnxdecomp.sites import Anchor, Survey
+from onnxdecomp.ir import PROTOBUF_LIMIT, Anchor, Model, Survey
+from onnxdecomp.runtime import Engine, Feeds, onnxruntime, open_session
 
 
 def observe_sizes(model: Model, found: Survey, feeds: Feeds) -> Survey:
@@ -44,12 +42,10 @@ def _run(model: Model, names: Sequence[str], feeds: Feeds) -> dict[str, tuple[in
     proto = onnx.load(str(model.path))
     del proto.graph.output[:]
     proto.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    ort = onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong arrives as an exception
+    onnxruntime()
     # onnxruntime's exceptions share no base class of their own.
     try:
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = open_session(proto.SerializeToString(), Engine())
         return {name: value.shape for name, value in zip(names, session.run(names, dict(feeds)), strict=True)}
     except Exception as error:
         raise RunError(f"ONNX Runtime does not run {model.path}: {first_line(error)}") from error

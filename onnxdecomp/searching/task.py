@@ -7,16 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxdecomp.benchmark import Setting
-from onnxdecomp.choose import Policy
-from onnxdecomp.labels import Labels
-from onnxdecomp.rewrite import Track as TrackJobs
-from onnxdecomp.samples import Samples
+from onnxdecomp.ir import InputShapes
+from onnxdecomp.planning import Policy
+from onnxdecomp.rewriting import Track as TrackJobs
+from onnxdecomp.sampling import Labels, Samples
 from onnxdecomp.searching.goal import Goal
 from onnxdecomp.searching.probe import Track
-from onnxdecomp.shapes import InputShapes
+from onnxdecomp.timing import Setting
 
 COSTS = ("measured", "macs")
+# What ranks are multiples of: without timing nothing speaks for whole blocks.
+ALIGN = {"measured": 8, "macs": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

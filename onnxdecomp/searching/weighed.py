@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxdecomp.knapsack import Front, front
-from onnxdecomp.plan import Choice, Plan
+from onnxdecomp.planning import Choice, Front, Plan, front
 from onnxdecomp.searching.candidates import Unit
 from onnxdecomp.searching.costs import Priced
 from onnxdecomp.searching.probe import Losses

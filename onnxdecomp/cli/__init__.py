@@ -1,0 +1,5 @@
+"""The command line: parse, call, print, set the exit code."""
+
+from onnxdecomp.cli.app import main
+
+__all__ = ["main"]

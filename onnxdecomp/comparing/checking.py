@@ -1,0 +1,142 @@
+"""The check of a rewritten model against its original: both must load, run, and stay finite.
+
+Low ranks change outputs, so how far these are apart is reported, never judged. What fails is damage: a
+model that the checker or the runtime refuses though it accepted the original, an output of another shape,
+NaN or Inf where there was none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxdecomp.comparing.pairs import compare_outputs
+from onnxdecomp.comparing.tally import Fidelity
+from onnxdecomp.errors import CheckError, MissingExtraError, ModelError, RunError, UsageError, first_line
+from onnxdecomp.ir import InputShapes, fixed_input_shapes, load
+from onnxdecomp.runtime import Feeds, Outputs, Runner, open_in_onnxruntime, open_in_reference, random_feeds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """The outcome of a check.
+
+    Attributes:
+        status: "passed" or "not checked"; a failed check is a CheckError.
+        reason: why nothing, or not everything, was checked; None otherwise.
+        engine: what ran both models, None if nothing did.
+        outputs: fidelity per output.
+    """
+
+    status: str
+    reason: str | None = None
+    engine: str | None = None
+    outputs: tuple[Fidelity, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The "check" of the JSON report."""
+        return {
+            "status": self.status,
+            "reason": self.reason,
+            "engine": self.engine,
+            "outputs": [fidelity.to_dict() for fidelity in self.outputs],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Baseline:
+    """What the original does: the standard a rewritten model is held to.
+
+    Attributes:
+        path: the original.
+        opener: loads a model into the engine that loaded the original; None if none did.
+        engine: that engine's name.
+        feeds: the inputs it ran on; None if it did not run.
+        outputs: what came out.
+        reason: why it did not load or run.
+    """
+
+    path: Path
+    opener: Callable[[Path], Runner] | None = None
+    engine: str | None = None
+    feeds: Feeds | None = None
+    outputs: Outputs | None = None
+    reason: str | None = None
+
+
+def baseline(path: Path, input_shapes: InputShapes) -> Baseline:
+    """Run the model at `path` once on random inputs, in ONNX Runtime or else the reference evaluator.
+
+    Raises:
+        ModelError: neither the ONNX checker nor ONNX Runtime accepts the model.
+        UsageError: `input_shapes` does not fit the model's inputs.
+    """
+    model = load(path).proto
+    fixed_input_shapes(model, input_shapes)
+    feeds: Feeds | None = None
+    reason: str | None = None
+    try:
+        feeds = random_feeds(model, input_shapes)
+    except UsageError as error:
+        reason = str(error)
+    problems: list[str] = []
+    for opener in (open_in_onnxruntime, open_in_reference):
+        try:
+            runner = opener(path)
+            outputs = runner.run(feeds) if feeds is not None else None
+        except MissingExtraError as error:
+            return Baseline(path=path, reason=str(error))
+        except RunError as error:
+            problems.append(str(error))
+            continue
+        return Baseline(
+            path=path, opener=opener, engine=runner.engine, feeds=feeds, outputs=outputs, reason=reason
+        )
+    refusal = checker_refusal(path)
+    if refusal is not None:
+        raise ModelError(f"{path} is not a valid ONNX model: {refusal}")
+    return Baseline(path=path, reason=problems[0])
+
+
+def checker_refusal(path: Path) -> str | None:
+    """Why onnx.checker refuses the model at `path`, in one line; None if it accepts it."""
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        return first_line(error)
+    return None
+
+
+def check(original: Baseline, candidate: Path) -> Check:
+    """Hold the model at `candidate` to what the original does.
+
+    Raises:
+        CheckError: the checker or the engine refuses it though it accepted the original; an output changed
+            its shape, or has NaN or Inf where the original has none.
+    """
+    refusal = checker_refusal(candidate)
+    if refusal is not None and checker_refusal(original.path) is None:
+        raise CheckError(f"the rewritten model is not valid ONNX: {refusal}")
+    if original.opener is None:
+        return Check(status="not checked", reason=original.reason)
+    try:
+        runner = original.opener(candidate)
+        if original.feeds is None or original.outputs is None:
+            return Check(status="not checked", reason=original.reason, engine=original.engine)
+        pair = (original.outputs, runner.run(original.feeds))
+    except RunError as error:
+        raise CheckError(f"the rewritten model fails where the original does not: {error}") from error
+    outputs = compare_outputs([pair])
+    for fidelity in outputs:
+        if fidelity.new_nonfinite:
+            raise CheckError(
+                f"output '{fidelity.name}' of the rewritten model has {fidelity.new_nonfinite} new NaN or Inf"
+            )
+    if all(fidelity.max_abs is None for fidelity in outputs):
+        reason = "no output of the original has a finite number to compare"
+        return Check(status="not checked", reason=reason, engine=original.engine)
+    return Check(status="passed", engine=original.engine, outputs=tuple(outputs))

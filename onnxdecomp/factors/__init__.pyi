@@ -1,0 +1,17 @@
+from .chain import Chain as Chain
+from .chain import Floats as Floats
+from .chain import Link as Link
+from .cp import CpError as CpError
+from .dispatch import factorise as factorise
+from .linalg import leading_vectors as leading_vectors
+from .pointwise import svd_chain as svd_chain
+from .ranks import Ranks as Ranks
+from .shapes import METHODS as METHODS
+from .shapes import ONE_RANK as ONE_RANK
+from .shapes import LinkShape as LinkShape
+from .shapes import layout as layout
+from .spatial import spatial_chain as spatial_chain
+from .spectrum import Spectrum as Spectrum
+from .spectrum import spectra as spectra
+from .tucker import hooi as hooi
+from .tucker import tucker_chain as tucker_chain

@@ -1,0 +1,72 @@
+"""Spectra: the squared singular values of a weight's unfoldings, from which ranks can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorly as tl
+from tensorly.base import unfold
+
+from onnxdecomp.factors.chain import Floats
+from onnxdecomp.factors.linalg import Tensor, squared_singular_values
+from onnxdecomp.factors.spatial import rearranged
+from onnxdecomp.factors.vbmf import vbmf_rank
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spectrum:
+    """Squared singular values of one unfolding, per group.
+
+    Attributes:
+        squares: shape (groups, min(rows, columns)), largest first.
+        rows: of the unfolding.
+        columns: of the unfolding.
+    """
+
+    squares: Floats
+    rows: int
+    columns: int
+
+    def kept(self) -> Floats:
+        """Share of the energy kept at ranks 0, 1, 2, …; over all groups together."""
+        summed = np.concatenate([[0.0], self.squares.sum(axis=0).cumsum()])
+        return summed / summed[-1] if summed[-1] > 0 else np.ones_like(summed)
+
+    def energy(self, rank: int) -> float:
+        """Share of the squared singular values that the leading `rank` of each group hold."""
+        kept = self.kept()
+        return float(kept[min(rank, len(kept) - 1)])
+
+    def rank_for(self, share: float) -> int:
+        """The smallest rank, at least 1, that keeps `share` of the energy."""
+        # A rounding error in the sum must not ask for one rank more.
+        return max(int(np.searchsorted(self.kept(), share * (1 - 1e-12))), 1)
+
+    def vbmf(self) -> int:
+        """The largest rank that variational Bayes finds in any group."""
+        return max(vbmf_rank(squares, self.rows, self.columns) for squares in self.squares)
+
+
+def spectra(method: str, weight: Floats, groups: int) -> tuple[Spectrum, Spectrum]:
+    """The spectra that the ranks (in, out) of `method` cut: equal for those with a single rank.
+
+    The mode unfoldings for the Tucker and CP decompositions, the rearranged matrix for `spatial`, the weight
+    itself for `svd`. `weight` is OIHW, grouped, in float64.
+    """
+    parts = np.split(weight, groups)
+    if method == "spatial":
+        single = _spectrum([rearranged(part) for part in parts])
+        return single, single
+    if method == "svd":
+        single = _spectrum([part.reshape(part.shape[:2]) for part in parts])
+        return single, single
+    modes = ([unfold(tl.tensor(part), mode) for part in parts] for mode in (1, 0))
+    into, out = map(_spectrum, modes)
+    return into, out
+
+
+def _spectrum(matrices: Sequence[Tensor]) -> Spectrum:
+    rows, columns = matrices[0].shape
+    return Spectrum(np.stack([squared_singular_values(matrix) for matrix in matrices]), rows, columns)

@@ -1,0 +1,83 @@
+"""How the output of a site follows from the patches of its input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from onnxdecomp.factors import Floats
+from onnxdecomp.fitting.moments import Geometry, patches
+from onnxdecomp.ir import Anchor, Array, attribute, ints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Head:
+    """How the output of a site follows from its product: alpha · W·x + beta · bias.
+
+    Attributes:
+        anchor: of the site.
+        output: the tensor that its chain will write.
+        bias: shape (D,).
+        alpha: 1 but for a Gemm.
+        beta: likewise.
+        centred: whether it has a bias that can be changed.
+    """
+
+    anchor: Anchor
+    output: str
+    bias: Floats
+    alpha: float
+    beta: float
+    centred: bool
+
+    @property
+    def scale(self) -> float:
+        """What a shift of the product is in the bias."""
+        return self.alpha / self.beta if self.centred else 0.0
+
+
+def blocks(
+    head: Head, weight: Floats, x: Array, y: Array, groups: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Patches (n, P) and products (n, D) of one run, block by block, the groups of each block in turn."""
+    node = head.anchor.node
+    if head.anchor.site.op != "Conv":
+        turned = attribute(node, "transA")
+        x = (x.T if turned is not None and turned.i else x).reshape(-1, weight.shape[1])
+        y = y.reshape(-1, weight.shape[0])
+    geometry = _geometry(node, weight.shape[2:], x.shape[2:])
+    products = np.moveaxis(y, 1, -1).astype(np.float32) - np.float32(head.beta) * head.bias.astype(np.float32)
+    products = products.reshape(-1, weight.shape[0]) / np.float32(head.alpha)
+    width, depth = x.shape[1] // groups, weight.shape[0] // groups
+    start = 0
+    for block in patches(x, geometry):
+        rows = products[start : start + len(block)]
+        start += len(block)
+        for group in range(groups):
+            part = block[..., group * width : (group + 1) * width].reshape(len(block), -1)
+            yield part, rows[:, group * depth : (group + 1) * depth]
+
+
+def _geometry(node: NodeProto, kernel: tuple[int, ...], sizes: tuple[int, ...]) -> Geometry:
+    """The geometry of a Conv on inputs of these sizes, automatic padding worked out (operator Conv)."""
+    axes = len(kernel)
+    strides = ints(node, "strides") or (1,) * axes
+    dilations = ints(node, "dilations") or (1,) * axes
+    explicit = ints(node, "pads") or (0,) * (2 * axes)
+    pads = tuple(zip(explicit[:axes], explicit[axes:], strict=True))
+    found = attribute(node, "auto_pad")
+    auto = found.s.decode() if found is not None else "NOTSET"
+    if auto == "VALID":
+        pads = ((0, 0),) * axes
+    elif auto.startswith("SAME"):
+        spans = [1 + (k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
+        lacking = [
+            max((-(-size // step) - 1) * step + span - size, 0)
+            for size, step, span in zip(sizes, strides, spans, strict=True)
+        ]
+        halves = [(lack // 2, lack - lack // 2) for lack in lacking]
+        pads = tuple((b, a) if auto == "SAME_LOWER" else (a, b) for a, b in halves)
+    return Geometry(kernel=kernel, strides=strides, dilations=dilations, pads=pads)

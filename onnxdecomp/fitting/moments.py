@@ -1,0 +1,125 @@
+"""First and second moments of a convolution's input patches and outputs, summed over samples.
+
+A convolution is linear in the patches x (C·∏k values each) of its input: y = W·x + b at every output
+position. So all that samples say of it, for any weights, is in the means of x and y, cov(x) and cov(y, x).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from onnxdecomp.factors import Floats
+
+# Bytes of the patches that are in memory at a time.
+_BLOCK = 1 << 27
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """How a convolution meets its input, one entry per spatial axis (ONNX operator Conv).
+
+    Attributes:
+        kernel: sizes.
+        strides: of the output positions.
+        dilations: between the taps.
+        pads: zeros (before, after) each axis.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+
+
+def patches(x: NDArray[Any], geometry: Geometry) -> Iterator[NDArray[np.float32]]:
+    """The input patches of every output position, some samples at a time.
+
+    Args:
+        x: shape (N, C, *spatial).
+        geometry: of the convolution.
+
+    Yields:
+        Shape (positions, ∏k, C), the taps in row-major order; positions of the samples in order, row-major.
+    """
+    axes = len(geometry.kernel)
+    spans = [1 + (k - 1) * d for k, d in zip(geometry.kernel, geometry.dilations, strict=True)]
+    padded = np.pad(x, [(0, 0), (0, 0), *geometry.pads]) if any(map(any, geometry.pads)) else x
+    windows = sliding_window_view(padded, spans, axis=tuple(range(2, 2 + axes))) if axes else padded
+    steps = [slice(None, None, step) for step in (*geometry.strides, *geometry.dilations)]
+    windows = windows[(slice(None), slice(None), *steps)]
+    ordered = np.moveaxis(windows, 1, -1)  # N, *positions, *kernel, C
+    taps = math.prod(geometry.kernel)
+    step = max(1, _BLOCK // max(4 * math.prod(ordered.shape[1:]), 1))
+    for start in range(0, len(ordered), step):
+        block = ordered[start : start + step]
+        yield np.ascontiguousarray(block, np.float32).reshape(-1, taps, x.shape[1])
+
+
+def flattened(weight: Floats, groups: int) -> list[Floats]:
+    """A weight (D, C / groups, *kernel) as a matrix (D / groups, P) per group, in the patches' order."""
+    return np.split(np.moveaxis(weight, 1, -1).reshape(len(weight), -1), groups)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """Sums over positions of patches x (P,) and outputs y (D,), of one channel group; float64.
+
+    Attributes:
+        count: of positions.
+        x: Σ x, shape (P,), taps before channels.
+        y: Σ y, shape (D,).
+        xx: Σ x xᵀ, shape (P, P).
+        yx: Σ y xᵀ, shape (D, P).
+        yy: Σ y², shape (D,).
+    """
+
+    count: int
+    x: Floats
+    y: Floats
+    xx: Floats
+    yx: Floats
+    yy: Floats
+
+    @classmethod
+    def zero(cls, outputs: int, inputs: int) -> Moments:
+        """Of no position."""
+        shapes = ((inputs,), (outputs,), (inputs, inputs), (outputs, inputs), (outputs,))
+        return cls(0, *(np.zeros(shape) for shape in shapes))
+
+    def add(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> Moments:
+        """With the positions of one block, x (n, P) and y (n, D), added in place."""
+        # Products in single precision, sums in double.
+        np.add(self.xx, x.T @ x, out=self.xx)
+        np.add(self.yx, y.T @ x, out=self.yx)
+        self.x.__iadd__(x.sum(axis=0, dtype=np.float64))
+        self.y.__iadd__(y.sum(axis=0, dtype=np.float64))
+        self.yy.__iadd__(np.square(y, dtype=np.float64).sum(axis=0))
+        return Moments(self.count + len(x), self.x, self.y, self.xx, self.yx, self.yy)
+
+    def __add__(self, other: Moments) -> Moments:
+        pairs = ((getattr(self, name), getattr(other, name)) for name in self.__slots__)
+        return Moments(*(a + b for a, b in pairs))
+
+    def means(self) -> Moments:
+        """The first moments alone, the products left out."""
+        nothing = np.zeros((0, 0))
+        return Moments(self.count, self.x, self.y, nothing, nothing, self.yy)
+
+    def finite(self) -> bool:
+        """Whether every sum is."""
+        return bool(np.isfinite(self.xx).all() and np.isfinite(self.yx).all() and np.isfinite(self.yy).all())
+
+
+def total(parts: Sequence[Moments]) -> Moments:
+    """The sum of one or more."""
+    result = parts[0]
+    for part in parts[1:]:
+        result = result + part
+    return result

@@ -1,0 +1,79 @@
+"""From choices to factors: each distinct weight is read, folded and factored once, several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from onnx import helper
+from threadpoolctl import threadpool_limits
+
+from onnxdecomp.factors import Chain, CpError, Floats, factorise
+from onnxdecomp.fitting.outcome import Errors, Factored
+from onnxdecomp.ir import NotFiniteError, read_finite_weight
+from onnxdecomp.planning import Choice, Job
+
+# Between it and its inverse the squares that make a norm stay in the range of float64.
+_PLAIN_NORM = 1e-100
+
+
+def factor_all(jobs: Sequence[Job], folder: Path, n_jobs: int) -> Iterator[Factored | str]:
+    """Factor every job, or say why it cannot be; results come in order, a few weights in memory at a time.
+
+    The work is joblib's to spread, over threads here or over whatever backend `joblib.parallel_config` sets.
+    One BLAS thread each: matrices this small gain nothing from more, waiting threads fight other programs
+    for the cores, and the bytes written would depend on the number of threads.
+    """
+    with threadpool_limits(1, user_api="blas"):
+        parallel = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")
+        yield from parallel(delayed(_factor)(*_arrays(job, folder)) for job in jobs)
+
+
+def _arrays(job: Job, folder: Path) -> tuple[Floats | str, tuple[Choice, ...], int, np.dtype[np.generic]]:
+    """All that factoring needs, free of protobufs, so that it can travel to another process."""
+    try:
+        weight: Floats | str = read_finite_weight(job.anchors[0], folder)
+    except NotFiniteError as error:
+        weight = str(error)
+    return weight, job.choices, job.groups, helper.tensor_dtype_to_np_dtype(job.weight.data_type)
+
+
+def _factor(
+    weight: Floats | str, choices: Sequence[Choice], groups: int, dtype: np.dtype[np.generic]
+) -> Factored | str:
+    if isinstance(weight, str):
+        return weight
+    found = [factor_one(weight, choice, groups, dtype) for choice in choices]
+    good = [each for each in found if isinstance(each, Factored)]
+    return min(good, key=lambda each: each.errors.weight) if good else found[0]
+
+
+def factor_one(weight: Floats, choice: Choice, groups: int, dtype: np.dtype[np.generic]) -> Factored | str:
+    """Plain factors of a weight, rounded to `dtype`, or why there are none."""
+    try:
+        exact = factorise(choice.method, weight, choice.ranks, groups)
+    except CpError as error:
+        return str(error)
+    stored = exact.cast(dtype)
+    if not stored.finite():
+        return f"its factors exceed the range of {dtype}"
+    return Factored(choice, stored, find_errors(weight, exact, stored, dtype))
+
+
+def find_errors(weight: Floats, exact: Chain, stored: Chain, dtype: np.dtype[np.generic]) -> Errors:
+    """How far factors are from a weight, as computed and as stored in `dtype`."""
+    restored = stored.reconstruct()
+    lost = _relative(weight - restored, weight)
+    rounded = _relative(exact.reconstruct() - restored, weight) if dtype.itemsize < 4 else None
+    return Errors(weight=lost, cast=rounded)
+
+
+def _relative(difference: Floats, weight: Floats) -> float:
+    """‖difference‖ / ‖weight‖, safe where the squares of either leave the range of float64."""
+    lost, whole = (float(np.linalg.norm(values)) for values in (difference, weight))
+    if not (_PLAIN_NORM < whole < 1 / _PLAIN_NORM):
+        peak = float(np.abs(weight).max()) or 1.0
+        lost, whole = (float(np.linalg.norm(values / peak)) for values in (difference, weight))
+    return lost / (whole or 1.0)

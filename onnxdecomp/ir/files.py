@@ -1,0 +1,113 @@
+"""Files written whole or not at all, and never over the input."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from onnxdecomp.errors import OutputError, UsageError
+
+_HINTS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that can be written",
+    errno.EPERM: "choose a folder that can be written",
+}
+
+
+def write_text(path: Path, text: str, keep: set[Path]) -> None:
+    """Write a small document, whole or not at all; see `write_file`."""
+    if _is_stdout(path):
+        sys.stdout.write(text)
+        return
+    write_file(path, lambda target: target.write_text(text, encoding="utf-8"), keep)
+
+
+def _is_stdout(path: Path) -> bool:
+    """Whether `path` is where standard output goes: opened anew, the file behind it would be cut off."""
+    try:
+        return path.is_symlink() and os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    except OSError:  # a link to nothing, or a standard output that is no file
+        return False
+
+
+def write_file(path: Path, write: Callable[[Path], object], keep: set[Path]) -> None:
+    """Let `write` make a file, and put it at `path` when it is whole; devices and pipes are written directly.
+
+    Raises:
+        OutputError: the folder is missing, read-only or full.
+        UsageError: `path` is one of `keep`.
+    """
+    require_target(path, keep, device=True)
+    with _explained(path):
+        # What stands behind a link, as /dev/stdout may, must stay the file it is.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            write(path)
+            return
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+            write(Path(scratch) / path.name)
+            (Path(scratch) / path.name).replace(path)
+
+
+def require_target(target: Path, keep: set[Path], *, device: bool = False) -> None:
+    """Refuse to write `target`, before any work is done, where that could not or must not succeed.
+
+    Args:
+        target: the file to write.
+        keep: files that must not be overwritten.
+        device: whether a device or a pipe will do.
+
+    Raises:
+        UsageError: it is no file, or one of the files to `keep`.
+        OutputError: its folder is missing or cannot be written.
+    """
+    with _explained(target):
+        if target.is_dir():
+            raise UsageError(f"{target} is a folder; name a file")
+        exists = target.exists()
+        if target.resolve() in keep or (exists and any(k.exists() and target.samefile(k) for k in keep)):
+            raise UsageError(
+                f"{target} belongs to the input, which is never overwritten; choose another output name"
+            )
+        if exists and not target.is_file():
+            if device:
+                return
+            raise UsageError(f"{target} is no regular file; a model cannot go there")
+        if not target.parent.is_dir():
+            raise OutputError(f"cannot write {target}: there is no folder {target.parent}; create it first")
+        if not os.access(target.parent, os.W_OK):
+            raise OutputError(
+                f"cannot write {target}: the folder {target.parent} is read-only; choose another"
+            )
+
+
+def require_distinct(*targets: Path | None) -> None:
+    """Refuse two outputs of one name; None and devices may stand several times.
+
+    Raises:
+        UsageError: a name stands twice.
+    """
+    places: set[Path] = set()
+    for target in targets:
+        # A device takes what it is given.
+        if target is None or (target.exists() and not target.is_file()):
+            continue
+        if target.resolve() in places:
+            raise UsageError(f"{target} is named for two outputs; choose another name for one of them")
+        places.add(target.resolve())
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors into one line that names the output."""
+    try:
+        yield
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0, "see the system's message")
+        raise OutputError(f"cannot write {path}: {error.strerror}; nothing was written; {hint}") from error

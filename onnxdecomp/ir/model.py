@@ -1,0 +1,106 @@
+"""A model as it is on disk: its protobuf, and the folder and files of its external data.
+
+Nothing here changes a model. Loading leaves external data where they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from onnx import ModelProto
+
+from onnxdecomp.errors import ModelError, UsageError
+from onnxdecomp.ir.spool import Spool
+from onnxdecomp.ir.tensors import Extent, all_tensors, extent, inline_nbytes, is_external, verify_external
+
+# A serialised protobuf cannot exceed 2 GiB; the margin holds the external data entries still to be written.
+PROTOBUF_LIMIT = 2**31 - 2**24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Model:
+    """A ModelProto and the folder its external data are relative to.
+
+    Attributes:
+        proto: the model; external tensors stay external.
+        folder: where relative external data locations start.
+        path: the file it was read from, None for a model made in memory.
+        spool: the scratch folder of its new external tensors, alive as long as the model.
+    """
+
+    proto: ModelProto
+    folder: Path
+    path: Path | None = None
+    spool: Spool | None = None
+
+    def copy(self) -> Model:
+        """The same model with a protobuf of its own (external data stay shared)."""
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        return dataclasses.replace(self, proto=proto)
+
+    def extents(self) -> dict[Extent, None]:
+        """The distinct runs of external bytes, in the order their tensors stand in."""
+        return {extent(t, self.folder): None for t in all_tensors(self.proto) if is_external(t)}
+
+    def nbytes(self) -> int:
+        """Size of the model as a file: the protobuf and its external data."""
+        external = sum(part.length for part in self.extents())
+        if self.path is not None:
+            return self.path.stat().st_size + external
+        inline = inline_nbytes(self.proto)
+        return external + (inline if inline > PROTOBUF_LIMIT else self.proto.ByteSize())
+
+    def files(self) -> set[Path]:
+        """The model's own file and its data files, links resolved."""
+        own = {self.path.resolve()} if self.path is not None else set()
+        return own | {part.file.resolve() for part in self.extents()}
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read the ONNX model at `path`; external data are verified to be there, not read.
+
+    Raises:
+        ModelError: no such file, not an ONNX model, or external data missing, cut off or outside its folder.
+    """
+    file = Path(path)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror}") from error
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise ModelError(
+            f"{file} is not an ONNX model, or it is cut off: its protobuf does not parse"
+        ) from error
+    _require_model(proto, str(file))
+    verify_external(proto, [file.parent, file.resolve().parent], file.parent)
+    return Model(proto=proto, folder=file.parent, path=file)
+
+
+def as_model(source: Model | ModelProto | str | os.PathLike[str]) -> Model:
+    """`source` as a Model: a path is loaded, a ModelProto wrapped (it must hold all its data)."""
+    if isinstance(source, Model):
+        return source
+    if not isinstance(source, ModelProto):
+        return load(source)
+    _require_model(source, "the model")
+    if any(is_external(tensor) for tensor in all_tensors(source)):
+        raise UsageError("the model keeps data in other files; pass its path instead of the ModelProto")
+    return Model(proto=source, folder=Path())
+
+
+def _require_model(proto: ModelProto, what: str) -> None:
+    # Almost any bytes parse as a protobuf of unknown fields; an ONNX model has at least these.
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise ModelError(f"{what} is not an ONNX model: it has no graph or no IR version")
+    if not proto.opset_import and proto.ir_version >= 3:
+        raise ModelError(
+            f"{what} is not a whole ONNX model: it imports no operator set; the file may be cut off"
+        )

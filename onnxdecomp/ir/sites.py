@@ -1,0 +1,119 @@
+"""Sites: a Conv or a product with a constant matrix: geometry, cost, obstacles, and where it stands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import NodeProto, TensorProto
+
+from onnxdecomp.ir.batchnorm import BatchNorm
+from onnxdecomp.ir.graph import Scope, attribute
+from onnxdecomp.ir.weights import Constant
+
+FLOAT_TYPES: dict[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.DOUBLE: "float64",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+}
+
+
+LINEAR_OPS = ("Gemm", "MatMul")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One Conv (ONNX operator Conv, any rank), Gemm or MatMul with a constant right-hand side, and its cost.
+
+    Attributes:
+        name: unique key in the model: the path of its subgraph or function, then the node's name if that
+            is unique and not empty, else its output tensor.
+        op: "Conv", "Gemm" or "MatMul".
+        dtype: element type of the weight, None where it is not known.
+        kernel: spatial sizes of the kernel, empty for a matrix product or where the shape is not known.
+        channels: input and output channels of the whole Conv, or rows and columns of the matrix; None where
+            not known.
+        groups: number of channel groups, None where a function's caller sets it.
+        strides: one per spatial dimension.
+        sizes: batch and spatial sizes of the input and of the output, for a matrix product its number of
+            rows; None where shapes are not known.
+        separable: whether its geometry is known axis by axis, and so can be shared out among convolutions.
+        obstacle: None where it can be decomposed, else a sentence saying why not.
+    """
+
+    name: str
+    op: str
+    dtype: str | None
+    kernel: tuple[int, ...]
+    channels: tuple[int, int] | None
+    groups: int | None
+    strides: tuple[int, ...]
+    sizes: tuple[tuple[int, ...], tuple[int, ...]] | None
+    separable: bool
+    obstacle: str | None
+
+    @property
+    def group_channels(self) -> tuple[int, int]:
+        """Input and output channels of one group."""
+        if self.channels is None or not self.groups:
+            raise ValueError(f"{self.name}: channels or groups are not known")
+        return self.channels[0] // self.groups, self.channels[1] // self.groups
+
+    @property
+    def params(self) -> int | None:
+        """Elements of the weight, the bias not counted."""
+        if self.channels is None or not self.groups:
+            return None
+        return self.channels[1] * (self.channels[0] // self.groups) * math.prod(self.kernel)
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-accumulates of one run, None where shapes are not known."""
+        if self.sizes is None or self.params is None:
+            return None
+        return math.prod(self.sizes[1]) * self.params
+
+    def to_dict(self, fit: tuple[str, ...] | str) -> dict[str, Any]:
+        """The entry of this site in the JSON of `inspect`; `fit` is what `fitting_methods` says."""
+        channels = {"in": self.channels[0], "out": self.channels[1]} if self.channels else None
+        return {
+            "name": self.name,
+            "op": self.op,
+            "dtype": self.dtype,
+            "kernel": list(self.kernel),
+            "channels": channels,
+            "groups": self.groups,
+            "params": self.params,
+            "macs": self.macs,
+            "methods": [] if isinstance(fit, str) else list(fit),
+            "reason": fit if isinstance(fit, str) else None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Anchor:
+    """Where a site stands in the protobuf: what a rewrite needs beside the Site itself."""
+
+    site: Site
+    scope: Scope
+    node: NodeProto
+    weight: Constant | None
+    batchnorm: BatchNorm | None
+
+    @property
+    def output(self) -> str:
+        """The tensor that a chain in its place writes: behind a BatchNormalization that is folded."""
+        last: str = (self.batchnorm.node if self.batchnorm is not None else self.node).output[0]
+        return last
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the stored weight is (inputs, outputs): that of a MatMul, or of a Gemm without transB."""
+        return self.site.op == "MatMul" or (self.site.op == "Gemm" and not _flag(self.node, "transB"))
+
+
+def _flag(node: NodeProto, name: str) -> bool:
+    found = attribute(node, name)
+    return found is not None and bool(found.i)

@@ -1,0 +1,45 @@
+"""Scratch folders for tensors that are too large to keep in memory until a model is saved."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx import TensorProto
+
+from onnxdecomp.ir.files import _explained
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Spool:
+    """A scratch folder for tensors too large to keep in memory; it goes when nobody holds it."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, beside: Path | None) -> Spool:
+        """A new scratch folder in `beside`, or where the system keeps temporary files."""
+        with _explained(beside or Path(tempfile.gettempdir())):
+            spool = cls(Path(tempfile.mkdtemp(prefix=".onnxdecomp.", dir=beside)).resolve())
+        weakref.finalize(spool, shutil.rmtree, spool.folder, ignore_errors=True)
+        return spool
+
+    def store(self, tensor: TensorProto) -> None:
+        """Move the raw data of `tensor` into a file of the scratch folder; the tensor becomes external."""
+        with _explained(self.folder):
+            descriptor, name = tempfile.mkstemp(dir=self.folder)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(tensor.raw_data)
+        _point(tensor, Path(name), 0, len(tensor.raw_data))
+
+
+def _point(tensor: TensorProto, location: Path, offset: int, length: int) -> None:
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))

@@ -1,0 +1,131 @@
+"""The plan: per site, which decomposition with which ranks. Small, without tensors, and a JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxdecomp.errors import UsageError, first_line
+from onnxdecomp.factors import METHODS, ONE_RANK, Ranks
+from onnxdecomp.ir import Site
+from onnxdecomp.planning.choice import Choice
+from onnxdecomp.planning.methods import applicable, rank_limits
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The choices by site name; sites it does not name stay as they are."""
+
+    sites: Mapping[str, Choice] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The plan as a document: `{"version": 1, "sites": {NAME: {"method", "ranks": {"in", "out"}}}}`."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document as JSON values."""
+        sites = {
+            name: {"method": choice.method, "ranks": {"in": choice.ranks.input, "out": choice.ranks.output}}
+            for name, choice in self.sites.items()
+        }
+        return {"version": 1, "sites": sites}
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote, or a person.
+
+        Raises:
+            UsageError: not JSON, or not a plan; the message names the site.
+        """
+        try:
+            document = json.loads(text, object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"the plan is not JSON: {first_line(error)}") from error
+        version = document.get("version") if isinstance(document, dict) else None
+        if version != 1 or isinstance(version, bool):
+            raise UsageError('the plan must be {"version": 1, "sites": {…}}')
+        sites = document.get("sites")
+        if not isinstance(sites, dict) or set(document) - {"version", "sites"}:
+            raise UsageError('the plan must be {"version": 1, "sites": {…}} and nothing more')
+        return cls({name: _choice(name, entry) for name, entry in sites.items()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """The plan in the file at `path`; raises UsageError as `from_json` does, or if it cannot be read."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"cannot read the plan {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"cannot read the plan {path}: it is not a text file") from error
+
+
+def _choice(name: str, entry: Any) -> Choice:
+    where = f"plan, site '{name}'"
+    if not isinstance(entry, dict) or set(entry) != {"method", "ranks"}:
+        raise UsageError(f'{where}: write {{"method": …, "ranks": {{"in": …, "out": …}}}}')
+    ranks = entry["ranks"]
+    if not isinstance(ranks, dict) or set(ranks) - {"in", "out"}:
+        raise UsageError(f'{where}: ranks must be {{"in": …, "out": …}}')
+    choice = Choice(entry["method"], Ranks(ranks.get("in"), ranks.get("out")))
+    if (flaw := _flaw(choice)) is not None:
+        raise UsageError(f"{where}: {flaw}")
+    return choice
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a name that stands twice would silently lose its first value."""
+    names = Counter(name for name, _ in pairs)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise UsageError(f"the plan names '{twice[0]}' twice")
+    return dict(pairs)
+
+
+def _flaw(choice: Choice) -> str | None:
+    """Why no site could be decomposed by `choice`, or None."""
+    ranks = (choice.ranks.input, choice.ranks.output)
+    given = [rank for rank in ranks if rank is not None]
+    if choice.method not in METHODS:
+        return f"unknown method {choice.method!r}; it is one of {', '.join(METHODS)}"
+    for rank in given:
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+            return f"a rank must be a whole number above 0, not {rank!r}"
+    if len(given) != (1 if choice.method == "tucker1" else 2):
+        need = "a rank for exactly one mode" if choice.method == "tucker1" else "a rank for both modes"
+        return f"{choice.method} needs {need}"
+    if choice.method in ONE_RANK and given[0] != given[1]:
+        return f"{choice.method} has a single rank; give in and out the same"
+    return None
+
+
+def verify(plan: Plan, sites: Iterable[Site]) -> None:
+    """Refuse a plan that names a site that is not there, cannot be decomposed, or has fewer channels.
+
+    Raises:
+        UsageError: one line that names the site.
+    """
+    by_name = {site.name: site for site in sites}
+    for name, choice in plan.sites.items():
+        site = by_name.get(name)
+        if site is None:
+            raise UsageError(
+                f"plan, site '{name}': the model has no such Conv; `onnxdecomp inspect` lists them"
+            )
+        if (flaw := _flaw(choice)) is not None:
+            raise UsageError(f"plan, site '{name}': {flaw}")
+        if site.obstacle is not None:
+            raise UsageError(f"plan, site '{name}' cannot be decomposed: {site.obstacle}")
+        if choice.method not in applicable(site):
+            fit = ", ".join(applicable(site))
+            raise UsageError(f"plan, site '{name}' cannot be decomposed by {choice.method}; {fit} would fit")
+        ranks, limits = (choice.ranks.input, choice.ranks.output), rank_limits(site, choice.method)
+        for side, rank, limit in zip(("in", "out"), ranks, limits, strict=True):
+            if rank is not None and rank > limit:
+                raise UsageError(
+                    f"plan, site '{name}': rank {side}={rank} exceeds its {limit} channels a group"
+                )

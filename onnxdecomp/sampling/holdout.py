@@ -1,0 +1,55 @@
+"""Samples to fit to, and others to measure on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxdecomp.errors import UsageError
+from onnxdecomp.sampling.labels import Labels, read_labels
+from onnxdecomp.sampling.samples import Samples
+
+DEFAULT_FITTED = 256
+# Samples held out at most, and their least share of a source that has no more than were asked for.
+MOST_HELD_OUT = 1000
+_LEAST_SHARE = 8
+
+
+def hold_out(samples: Samples, count: int, seed: int = 0) -> tuple[Samples, Samples]:
+    """A seeded draw of `count` samples to fit to, and of others to measure on.
+
+    Where the source has hardly more than `count`, an eighth of it is held out.
+
+    Raises:
+        UsageError: fewer than three samples, or a count below two.
+    """
+    total = len(samples)
+    if count < 2:
+        raise UsageError(f"--samples {count}: fitting needs at least 2, 64 or more do well")
+    if total < 3:
+        raise UsageError(f"--data: {total} sample, but fitting needs 2 and one more to measure on")
+    fitted = min(count, total - max(1, total // _LEAST_SHARE))
+    order = [int(i) for i in np.random.default_rng(seed).permutation(total)]
+    held = order[fitted : fitted + MOST_HELD_OUT]
+    return samples.subset(sorted(order[:fitted])), samples.subset(sorted(held))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SampleSets:
+    """The samples to fit to, those held out to measure on, and the classes of these (None: not known)."""
+
+    fitted: Samples
+    held_out: Samples
+    labels: Labels | None = None
+
+    @classmethod
+    def draw(cls, samples: Samples, count: int = DEFAULT_FITTED, labels: str | None = None) -> SampleSets:
+        """A seeded draw; see `hold_out` and `read_labels`.
+
+        Raises:
+            UsageError: there are too few samples, or the labels do not match them.
+        """
+        fitted, held_out = hold_out(samples, count)
+        known = read_labels(labels, held_out) if labels is not None else None
+        return cls(fitted=fitted, held_out=held_out, labels=known)

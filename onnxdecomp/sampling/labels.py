@@ -1,0 +1,103 @@
+"""The classes of samples, from a CSV file or an array."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxdecomp.errors import UsageError
+from onnxdecomp.ir import Array
+from onnxdecomp.sampling.files import load_arrays
+from onnxdecomp.sampling.samples import Samples
+
+Labels = NDArray[np.int64]
+
+
+def read_labels(spec: str, samples: Samples) -> Labels:
+    """The class of each sample drawn, shape (len(samples),).
+
+    Args:
+        spec: a CSV file of rows `file,class` (a header may come first; files match by name, whatever their
+            folder), an .npy file, an array in an .npz file as `F.npz:KEY`, or the name of an array in the
+            .npz file that the samples come from. Arrays hold one class for every sample of the source.
+        samples: drawn or not; of ONNX test sets the "file" is the folder.
+
+    Raises:
+        UsageError: the labels cannot be read, are no integers, or are not one per sample.
+    """
+    file, colon, key = spec.rpartition(":")
+    if colon and Path(file).suffix.lower() == ".npz":
+        return _of_array(_named(Path(file), key, spec), spec, samples)
+    path = Path(spec)
+    if path.suffix.lower() == ".npy":
+        return _of_array(load_arrays(path, "labels").get("", np.empty(0)), spec, samples)
+    if path.suffix.lower() == ".npz":
+        raise UsageError(f"--labels {spec}: name the array too, as in {spec}:y")
+    if path.suffix.lower() == ".csv" or path.is_file():
+        return _of_table(path, samples)
+    if samples.path is None or samples.path.suffix.lower() != ".npz" or samples.path.is_dir():
+        raise UsageError(
+            f"--labels {spec}: no such file; give a CSV of file,class rows, F.npy, F.npz:KEY, or, "
+            "with samples in one .npz file, the name of an array there"
+        )
+    return _of_array(_named(samples.path, spec, spec), spec, samples)
+
+
+def _named(path: Path, key: str, spec: str) -> Array:
+    arrays = load_arrays(path, "labels")
+    if key not in arrays:
+        raise UsageError(
+            f"--labels {spec}: {path} has no array '{key}'; it has {', '.join(arrays) or 'none'}"
+        )
+    return arrays[key]
+
+
+def _of_array(array: Array, spec: str, samples: Samples) -> Labels:
+    if array.dtype.kind not in "iu":
+        raise UsageError(f"--labels {spec}: classes are integers, the array has {array.dtype}")
+    if array.shape[:1] != (array.size,) or array.size != samples.total:
+        raise UsageError(
+            f"--labels {spec}: {samples.total} samples need one class each, "
+            f"the array has the shape {list(array.shape)}"
+        )
+    return array.reshape(-1).astype(np.int64)[list(samples.indices)]
+
+
+def _of_table(path: Path, samples: Samples) -> Labels:
+    names = [None if file is None else file.name for file in samples.files]
+    classes = _classes(path, {name for name in names if name})
+    if missing := [sample for sample, name in zip(samples.names, names, strict=True) if name not in classes]:
+        raise UsageError(
+            f"--labels {path}: no class for {missing[0]} ({len(missing)} of {len(names)} lack one)"
+        )
+    return np.array([classes[name] for name in names if name], np.int64)
+
+
+def _classes(path: Path, files: set[str]) -> dict[str, int]:
+    """The class by file name; a first row that names no file of the samples and no class is a header."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = [row for row in csv.reader(stream) if row]
+    except OSError as error:
+        raise UsageError(f"cannot read the labels {path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"cannot read the labels {path}: no CSV file of file,class rows") from error
+    classes: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        name = Path(row[0].strip()).name
+        try:
+            if len(row) != 2:
+                raise ValueError
+            label = int(row[1])
+        except ValueError as error:
+            if number == 1 and name not in files:
+                continue
+            raise UsageError(
+                f"--labels {path}: row {number} is no file and integer class: {','.join(row)}"
+            ) from error
+        if classes.setdefault(name, label) != label:
+            raise UsageError(f"--labels {path}: row {number} gives {name} another class than before")
+    return classes

@@ -1,0 +1,15 @@
+from .comparing import check_view as check_view
+from .comparing import fidelity_table as fidelity_table
+from .inspection import inspect_view as inspect_view
+from .inspection import spectra_view as spectra_view
+from .plots import plot_layers as plot_layers
+from .plots import plot_search as plot_search
+from .plots import plot_spectra as plot_spectra
+from .plots import plot_times as plot_times
+from .plots import require_plot as require_plot
+from .rewriting import result_view as result_view
+from .searching import outcome_view as outcome_view
+from .searching import unmet as unmet
+from .text import si as si
+from .timing import cell_view as cell_view
+from .timing import layers_view as layers_view

@@ -1,0 +1,74 @@
+"""Where models are measured: execution provider, threads, batch, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+from onnxdecomp.errors import UsageError
+from onnxdecomp.runtime import Engine, Provider
+
+PRECISIONS = ("fp32", "fp16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Where models are measured.
+
+    Attributes:
+        provider: the execution provider.
+        options: of that provider.
+        threads: of the CPU.
+        batch: samples per run; None is what the models declare, or 1.
+        precision: of the models' floats: "fp32" as they are, "fp16" converted.
+    """
+
+    provider: Provider
+    options: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 1
+    batch: int | None = None
+    precision: str = "fp32"
+
+
+def settings(
+    providers: Sequence[Provider],
+    *,
+    options: Mapping[str, str],
+    threads: Sequence[int],
+    batches: Sequence[int | None],
+    precision: str = "fp32",
+    cuda_graph: bool = False,
+) -> list[Setting]:
+    """Every combination; a GPU takes the first number of threads only.
+
+    cuDNN's search is pinned to HEURISTIC, which is the same on every run, and TF32 is on as by ONNX Runtime's
+    default, unless `options` say otherwise.
+
+    Raises:
+        UsageError: half precision or a CUDA graph is asked of a provider that has none.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision}: there are {', '.join(PRECISIONS)}")
+    if options and all(each.short == "cpu" for each in providers):
+        raise UsageError("--provider-option: the CPU provider has none")
+    if precision == "fp16" and not all(each.gpu for each in providers):
+        raise UsageError("--precision fp16 is for GPUs: on a CPU ONNX Runtime casts back to fp32")
+    if cuda_graph and any(each.short != "cuda" for each in providers):
+        raise UsageError("--cuda-graph is for --provider cuda")
+    found = []
+    for provider, batch in product(providers, batches):
+        own = dict(options) if provider.short != "cpu" else {}
+        if provider.short == "cuda":
+            own = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "1"} | own
+            own |= {"enable_cuda_graph": "1"} if cuda_graph else {}
+        found += [
+            Setting(provider=provider, options=own, threads=count, batch=batch, precision=precision)
+            for count in (threads[:1] if provider.gpu else threads)
+        ]
+    return found
+
+
+def setting_engine(setting: Setting) -> Engine:
+    """How to run models in a setting: as a program would that knows nothing of their inputs' sizes."""
+    return Engine(provider=setting.provider.name, options=dict(setting.options), threads=setting.threads)
