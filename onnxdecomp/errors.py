@@ -11,11 +11,17 @@
     ├── NothingSelectedError exit code 3: no Conv was chosen for decomposition
     ├── CheckError           exit code 1: the rewritten model failed its check; nothing was written
     └── GoalError            exit code 1: a search did not reach its goal; nothing was written
+    BaseException
+    └── StoppedError         exit code 128 + the signal's number: the work was interrupted
 
-Every message is one line: what is wrong, where, and what to do.
+Every message is one line: what is wrong, where, and what to do. It names parameters in backticks, as `rank`,
+which the command line turns into its options. StoppedError is no Exception, for the same reason as
+KeyboardInterrupt: what catches the errors of a library must not catch it.
 """
 
 from __future__ import annotations
+
+import signal
 
 
 class OnnxdecompError(Exception):
@@ -62,6 +68,28 @@ class GoalError(OnnxdecompError):
     exit_code = 1
 
 
+class StoppedError(BaseException):
+    """Somebody wants the work to stop: unwind, so that scratch files go; what is known may be kept.
+
+    A signal's handler raises it, or a `progress` function.
+
+    Attributes:
+        number: of the signal.
+        message: what the user is told.
+    """
+
+    def __init__(
+        self, number: int = signal.SIGINT, message: str = "interrupted; nothing was written"
+    ) -> None:
+        super().__init__(message)
+        self.number, self.message = int(number), message
+
+    @property
+    def exit_code(self) -> int:
+        """That of a process which the signal ended."""
+        return 128 + self.number
+
+
 def first_line(error: BaseException) -> str:
     """The first non-empty line of an error's text, for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -71,16 +99,3 @@ def first_line(error: BaseException) -> str:
 def printable(text: str) -> str:
     """`text` with control characters spelt out: names in a file must not steer a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
-class StoppedError(BaseException):
-    """SIGINT or SIGTERM arrived: unwind, so that scratch files go.
-
-    Attributes:
-        number: the signal's.
-        message: what the user is told.
-    """
-
-    def __init__(self, number: int, message: str = "interrupted; nothing was written") -> None:
-        super().__init__(number)
-        self.number, self.message = number, message

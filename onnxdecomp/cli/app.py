@@ -110,7 +110,7 @@ def main() -> None:
     except UnicodeDecodeError:
         _fail("a name in the model is not UTF-8 text; the file is damaged", 2)
     except StoppedError as error:
-        _fail(error.message, 128 + error.number)
+        _fail(error.message, error.exit_code)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
