@@ -12,7 +12,7 @@ demo: .venv/.runtime
 
 test: .venv/.dev
 	@echo "tests marked heavy are left out here: make test-heavy runs them"
-	$(BIN)/python -m pytest -n auto -m "not heavy"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not heavy"
 
 test-heavy: .venv/.dev
 	$(BIN)/python -m pytest -m heavy
@@ -21,7 +21,7 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --strict models bench
+	$(BIN)/mypy --strict models bench tests/user_script.py
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .

@@ -13,20 +13,25 @@ from numpy.typing import NDArray
 
 from bench.subjects import Subject
 from onnxdecomp import Plan, Policy
-from onnxdecomp.cli.console import tracked
+from onnxdecomp.comparing import Baseline
 from onnxdecomp.factors import Spectrum, spectra
-from onnxdecomp.ir import Site, load, read_finite_weight
+from onnxdecomp.ir import Site, load, read_finite_weight, survey
 from onnxdecomp.planning import Choice, fitting_methods, rank_limits
-from onnxdecomp.runtime import PROVIDERS
+from onnxdecomp.progress import silent
+from onnxdecomp.runtime import open_in_onnxruntime
+from onnxdecomp.sampling import SampleSets
 from onnxdecomp.searching import (
     ALIGN,
     Bank,
     Goal,
+    Judge,
     Solution,
     Task,
     Trials,
     Weighed,
+    feeds_shapes,
     find_modules,
+    observe_sizes,
     plan_of,
     run_study,
     seed_of,
@@ -34,7 +39,7 @@ from onnxdecomp.searching import (
     taken_at,
     weigh,
 )
-from onnxdecomp.timing import Setting
+from onnxdecomp.timing import settings
 
 Floats = NDArray[np.float64]
 Taken = Sequence[Choice | None]
@@ -111,8 +116,8 @@ class Chooser:
         cost = COSTS[kind]
         self.policy = Policy(align=align or ALIGN[cost])
         self._subject, self._trials, self._folder = subject, trials, folder
-        self._model = load(subject.path)
-        self.weighed, notes = weigh(task_of(subject, kind, self.policy), self._model)
+        self._task = task_of(subject, kind, self.policy)
+        self.weighed, notes = weigh(self._task)
         print(*(f"{subject.name}: {note}" for note in notes), sep="\n", end="\n" if notes else "")
         self._menus = menus_of(self.weighed)
         self.total = self.weighed.totals["macs"]
@@ -150,7 +155,7 @@ class Chooser:
         """Of each unit's modes (in, out), and how many channels these have."""
         found = []
         for unit in self.weighed.units:
-            site, weight = unit.sites[0], read_finite_weight(unit.job.anchors[0], self._model.folder)
+            site, weight = unit.sites[0], read_finite_weight(unit.lead, self._task.model.folder)
             method = fitting_methods(site, self.policy)[0]
             found.append((spectra(method, weight, site.groups or 1), rank_limits(site, method)))
         return found
@@ -158,7 +163,7 @@ class Chooser:
     @cached_property
     def _bank(self) -> Bank:
         fitted = self._subject.images.fitted
-        return Bank(self.weighed.units, self._model, fitted, self._folder, freeze=False, track=tracked)
+        return Bank(self._task.found, self.weighed.units, fitted, self._folder, silent)
 
     def _cost(self, picks: Sequence[int]) -> float:
         return float(sum(menu.costs[i] for menu, i in zip(self._menus, picks, strict=True)))
@@ -206,7 +211,8 @@ class Chooser:
             return None
         modules = find_modules(self.weighed)
         seed = seed_of(modules, self.weighed, seeded)
-        judge = Trials(self._bank, self.weighed, modules, self._subject.path, self._folder)
+        original = open_in_onnxruntime(self._subject.path)
+        judge = Judge(self._bank, self.weighed, modules, original, self._folder)
         result = run_study(
             space_of(modules),
             judge,
@@ -241,23 +247,21 @@ def cheapest(menu: Menu, row: Sequence[int], threshold: float) -> int:
 
 def task_of(subject: Subject, kind: str, policy: Policy) -> Task:
     """What `onnxdecomp search` would be asked for."""
+    model, fitted = load(subject.path), subject.images.fitted
+    feeds = next(fitted.batches(1))
+    found = survey(model, input_shapes=feeds_shapes(feeds), freeze=False, fold_bn=True, linear=False)
+    (setting,) = settings(batches=[1])
     return Task(
-        path=subject.path,
+        found=observe_sizes(found, feeds),
+        feeds=feeds,
+        baseline=Baseline(path=subject.path),
         goal=Goal("macs" if kind == "macs" else "speedup", 0.5 if kind == "macs" else 2.0),
-        setting=Setting(provider=PROVIDERS["cpu"], threads=1, batch=1),
-        input_shapes=subject.shapes,
-        fitted=subject.images.fitted,
-        held_out=None,
-        labels=None,
+        setting=setting,
+        samples=SampleSets(fitted=fitted, held_out=subject.images.tested),
         policy=policy,
         cost=COSTS[kind],
-        freeze=False,
-        trials=0,
-        storage=None,
-        study=None,
+        trials=Trials(),
         deadline=None,
-        track=tracked,
-        track_jobs=tracked,
-        say=lambda line: None,
+        progress=silent,
         scratch=None,
     )

@@ -36,12 +36,12 @@ from onnxdecomp.planning import (
     applicable,
     chain_macs,
     choose,
-    find_jobs,
     links,
     macs_ratio,
     parse_rank,
     rank_limits,
 )
+from onnxdecomp.rewriting import decided_units
 from onnxdecomp.runtime import Engine, Feeds, open_in_onnxruntime, placement, random_feeds
 from onnxdecomp.searching import random_chain
 from onnxdecomp.timing import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
@@ -108,9 +108,9 @@ def rewrite(path: Path, decisions: Decisions, out: Path) -> None:
     """Write the model at `path` to `out` with random chains in the place of the chosen Convs."""
     model, generator = load(path), np.random.default_rng(0)
     found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=False)
-    splicer = Splicer(model, found, None)
-    for job in find_jobs(found, decisions, Policy()):
-        splicer.install(job, random_chain(job.anchors[0].site, job.choices[0], generator))
+    splicer = Splicer(found, None)
+    for unit in decided_units(found, decisions, Policy()):
+        splicer.install(unit.anchors, random_chain(unit.lead.site, unit.choices[0], generator))
     save(splicer.finish(), out)
 
 

@@ -34,9 +34,10 @@ import onnxdecomp
 from bench.results import write_results
 from models import export, fetch
 from onnxdecomp.factors import Chain, factorise
-from onnxdecomp.fitting import Factored, factor_all
+from onnxdecomp.fitting import Factors, factor_all
 from onnxdecomp.ir import load, survey
-from onnxdecomp.planning import Job, find_jobs
+from onnxdecomp.planning import Unit
+from onnxdecomp.rewriting import decided_units
 
 Weight = NDArray[np.float32]
 Row = dict[str, Any]
@@ -92,8 +93,8 @@ def seeded_weight(c_in: int, c_out: int) -> Weight:
     return weight
 
 
-def real_jobs() -> list[Job]:
-    """One job for each 3×3 Conv of the corpus ResNet-18, at the rank of this benchmark."""
+def real_units() -> list[Unit]:
+    """One for each 3×3 Conv of the corpus ResNet-18, at the rank of this benchmark."""
     found = survey(load(fetch(REAL)), input_shapes={}, freeze=False, fold_bn=True, linear=False)
     decisions: dict[str, onnxdecomp.Choice | str] = {
         anchor.site.name: onnxdecomp.Choice("tucker2", rank_of(*anchor.site.group_channels))
@@ -101,13 +102,13 @@ def real_jobs() -> list[Job]:
         else "another kernel"
         for anchor in found.anchors
     }
-    return find_jobs(found, decisions, onnxdecomp.Policy())
+    return decided_units(found, decisions, onnxdecomp.Policy())
 
 
-def job_weight(job: Job) -> Weight:
-    """The float32 weight of a job; the corpus ResNet-18 has its BatchNormalizations folded already."""
-    assert job.batchnorm is None
-    return job.weight.values(Path()).astype(np.float32, copy=False)
+def unit_weight(unit: Unit) -> Weight:
+    """The float32 weight of a unit; the corpus ResNet-18 has its BatchNormalizations folded already."""
+    assert unit.batchnorm is None
+    return unit.weight.values(Path()).astype(np.float32, copy=False)
 
 
 def ours(weight: Weight, ranks: onnxdecomp.Ranks) -> Chain:
@@ -197,10 +198,10 @@ def sum_row(rows: Sequence[Row]) -> Row:
     return row(rows[0]["network"], "sum of these layers", count, totals, weights=rows[0]["weights"])
 
 
-def measure_network(network: str, jobs: Sequence[Job], repeats: int) -> Iterable[Row]:
+def measure_network(network: str, units: Sequence[Unit], repeats: int) -> Iterable[Row]:
     """One row for each layer shape, then their sum."""
     real: dict[tuple[int, ...], Weight] = {}
-    for weight in map(job_weight, jobs if network == "resnet18" else ()):
+    for weight in map(unit_weight, units if network == "resnet18" else ()):
         real.setdefault((weight.shape[1], weight.shape[0]), weight)
     rows = []
     for (c_in, c_out), count in LAYERS[network].items():
@@ -210,24 +211,24 @@ def measure_network(network: str, jobs: Sequence[Job], repeats: int) -> Iterable
     yield sum_row(rows)
 
 
-def measure_factor_all(jobs: Sequence[Job], repeats: int) -> Row:
+def measure_factor_all(units: Sequence[Unit], repeats: int) -> Row:
     """All 3×3 Convs of ResNet-18; our side reads the weights, rounds the factors and reports errors too."""
-    assert len(jobs) == sum(LAYERS["resnet18"].values())
-    weights = [job_weight(job) for job in jobs]
+    assert len(units) == sum(LAYERS["resnet18"].values())
+    weights = [unit_weight(unit) for unit in units]
     ranks = [rank_of(weight.shape[1], weight.shape[0]) for weight in weights]
 
     def loop() -> list[tuple[Weight, Sequence[Weight]]]:
         return [tensorlys(weight, wanted) for weight, wanted in zip(weights, ranks, strict=True)]
 
     seconds, (mine, others, _) = in_turns(
-        repeats, [lambda: list(factor_all(jobs, Path(), -1)), loop, lambda: one_thread(loop)]
+        repeats, [lambda: list(factor_all(units, Path(), -1)), loop, lambda: one_thread(loop)]
     )
     for weight, result, factors in zip(weights, mine, others, strict=True):
-        assert isinstance(result, Factored), result
+        assert isinstance(result, Factors), result
         error = relative_error(weight, multi_mode_dot(*factors, modes=[0, 1]))
         assert abs(error - result.errors.weight) < AGREEMENT, (weight.shape, error, result.errors)
     what = f"factor_all on {os.cpu_count()} cores, against a loop"
-    return row("resnet18", what, len(jobs), seconds, weights="real")
+    return row("resnet18", what, len(units), seconds, weights="real")
 
 
 def measure_rewrite(repeats: int) -> Row:
@@ -264,7 +265,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=list(LAYERS), default=list(LAYERS))
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    jobs = real_jobs() if "resnet18" in arguments.networks else []
+    units = real_units() if "resnet18" in arguments.networks else []
     rows: list[Row] = []
 
     def add(new: Iterable[Row]) -> None:
@@ -276,9 +277,9 @@ def main() -> None:
     shown = ("ours, ms", "TensorLy", "1 thread", "ratio", "1 thread")
     print(line(dict(zip(heads, heads, strict=True)) | dict(zip(COLUMNS, shown, strict=True))))
     for network in arguments.networks:
-        add(measure_network(network, jobs, arguments.repeats))
+        add(measure_network(network, units, arguments.repeats))
     if "resnet18" in arguments.networks:
-        add([measure_factor_all(jobs, arguments.repeats)])
+        add([measure_factor_all(units, arguments.repeats)])
     if "resnet50" in arguments.networks:
         add([measure_rewrite(arguments.repeats)])
     options = {"repeats": arguments.repeats, "real_weights": REAL, "seeded_decay": DECAY, "align": ALIGN}

@@ -39,6 +39,7 @@ from bench.results import write_results
 from models import NETWORKS, ModelsError, export
 from onnxdecomp.comparing import baseline, check
 from onnxdecomp.errors import RunError, first_line
+from onnxdecomp.ir import as_model
 from onnxdecomp.runtime import PROVIDERS, Engine, Feeds, Provider, onnxruntime
 from onnxdecomp.timing import (
     TURNS,
@@ -47,7 +48,9 @@ from onnxdecomp.timing import (
     Contestant,
     Launch,
     Stopwatch,
+    halved,
     medians,
+    open_subjects,
     race,
     speedup,
 )
@@ -117,20 +120,12 @@ def feeds_of(name: str, batch: int) -> Feeds:
     return {"input": np.random.default_rng(0).standard_normal(shape, np.float32)}
 
 
-def halve(path: Path, out: Path) -> Path:
-    """Write the model converted to fp16 to `out`; its inputs and outputs stay as they are."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), out)
-    return out
-
-
 def make_pair(name: str, rank: str, folder: Path) -> Pair:
     """The network and the same rewritten, in fp32; the rewritten one has passed the check."""
     before, after = folder / f"{name}.onnx", folder / f"{name}-rewritten.onnx"
     export(name, before, dynamic_batch=True)
     onnxdecomp.rewrite(before, rank).save(after)
-    outcome = check(baseline(before, {}), after)
+    outcome = check(baseline(as_model(before), {}), after)
     assert outcome.status == "passed", f"{name}: {outcome.status}: {outcome.reason}"
     return before, after
 
@@ -139,7 +134,7 @@ def in_precision(pair: Pair, precision: str, folder: Path) -> Pair:
     """The pair's files in a precision."""
     if not PRECISIONS[precision].half:
         return pair
-    before, after = (halve(path, folder / f"{path.stem}-fp16.onnx") for path in pair)
+    before, after = (halved(each, folder / f"{each.path.stem}-fp16.onnx") for each in open_subjects(pair))
     return before, after
 
 

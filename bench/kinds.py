@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,22 @@ from onnx import helper
 from onnxdecomp.factors import Floats
 from onnxdecomp.fitting import (
     Calibration,
-    Factored,
+    Factors,
     Problem,
     Target,
     arrangement,
     chain_of,
     find_errors,
-    fit,
+    fit_low_rank,
     flattened,
     start,
 )
 from onnxdecomp.ir import Model, load, read_finite_weight, survey
 from onnxdecomp.lowering import Splicer
-from onnxdecomp.planning import Job, Plan, Policy, find_jobs
+from onnxdecomp.planning import Plan, Policy, Unit
+from onnxdecomp.progress import Progress, tracked
+from onnxdecomp.rewriting import decided_units
 from onnxdecomp.sampling import Samples
-
-Track = Callable[[Sequence[Job]], Iterable[Job]]
 
 FACTORS = ("plain", "whitened", "fitted", "sequential")
 INT8 = ("int8", "int8_per_channel")
@@ -52,19 +52,19 @@ _INT8_BATCH = 16
 class Symmetric(Calibration):
     """Fits to inputs from the original model: what is rewritten has no influence on what follows."""
 
-    def _install(self, job: Job, outcome: Factored) -> None:
+    def _install(self, unit: Unit, outcome: Factors) -> None:
         """Go on with the original's sites."""
 
 
 class Whitened(Symmetric):
     """The leading directions of W·Σ^½ as factors, with the core that is best under Σ alone."""
 
-    def _fit(self, job: Job) -> Factored | str:
-        weight = read_finite_weight(job.anchors[0], self._model.folder)
-        (choice,) = job.choices
-        heads = [self._head(anchor) for anchor in job.anchors]
+    def _fit(self, unit: Unit) -> Factors | str:
+        weight = read_finite_weight(unit.lead, self._model.folder)
+        (choice,) = unit.choices
+        heads = [self._head(anchor) for anchor in unit.anchors]
         usable = [head for head in heads if not isinstance(head, str)]
-        target = self._target(job, weight, usable)
+        target = self._target(unit, weight, usable)
         placed = arrangement(choice, weight.shape[2:], weight.shape[1])
         assert len(usable) == len(heads) and isinstance(target, Target) and placed is not None
         assert placed.order is None  # the taps of Tucker chains share the input factor
@@ -73,14 +73,16 @@ class Whitened(Symmetric):
             for each, flat in zip(target.wholes(), flattened(weight, target.groups), strict=True)
         ]
         parts = [
-            fit(problem, placed.taps, start(problem, placed.taps, flat, placed.ranks), placed.ranks[1], 0)
+            fit_low_rank(
+                problem, placed.taps, start(problem, placed.taps, flat, placed.ranks), placed.ranks[1], 0
+            )
             for problem, flat in zip(problems, flattened(weight, target.groups), strict=True)
         ]
         exact = chain_of(choice, parts, weight.shape)
-        dtype = helper.tensor_dtype_to_np_dtype(job.weight.data_type)
+        dtype = helper.tensor_dtype_to_np_dtype(unit.weight.data_type)
         stored = exact.cast(dtype)
         shift = _lost_mean(target, weight - stored.reconstruct())
-        return Factored(
+        return Factors(
             choice,
             stored,
             find_errors(weight, exact, stored, dtype),
@@ -90,12 +92,12 @@ class Whitened(Symmetric):
 
 def _channel_problem(moments: Any, weight: Floats, taps: int) -> Problem:
     """Minimise ‖(W − Ŵ)(I ⊗ Σ)^½‖: S = I ⊗ Σ and T = W S."""
-    s = Problem.of(moments, centred=True).s
-    channels = len(s) // taps
-    covariance = np.einsum("lmln->mn", s.reshape(taps, channels, taps, channels)) / taps
+    covariance = Problem.of(moments, centred=True).channel_covariance(taps)
+    channels = len(covariance)
     covariance.flat[:: channels + 1] += _FLOOR * np.trace(covariance) / channels
     t = (weight.reshape(-1, channels) @ covariance).reshape(weight.shape)
-    return Problem(np.kron(np.eye(taps), covariance), t, float((t * weight).sum()))
+    s = np.asarray(np.kron(np.eye(taps), covariance), np.float64)
+    return Problem(s, t, float((t * weight).sum()))
 
 
 def _lost_mean(target: Target, difference: Floats) -> Floats:
@@ -104,16 +106,17 @@ def _lost_mean(target: Target, difference: Floats) -> Floats:
     return np.concatenate([flat @ moments.x / moments.count for moments, flat in pairs])
 
 
-def carry_out(path: Path, plan: Plan, kind: type[Calibration], samples: Samples, track: Track) -> Model:
+def carry_out(path: Path, plan: Plan, kind: type[Calibration], samples: Samples, progress: Progress) -> Model:
     """The model at `path` with the chains of `plan`, their factors from `kind`."""
     model = load(path)
     found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=False)
     decisions = {anchor.site.name: plan.sites.get(anchor.site.name, "kept") for anchor in found.anchors}
-    jobs, splicer = find_jobs(found, decisions, Policy()), Splicer(model, found, None)
+    units, splicer = decided_units(found, decisions, Policy()), Splicer(found, None)
     with kind(model, samples, None, freeze=False) as calibration:
-        for job, outcome in zip(track(jobs), calibration.fit_all(jobs), strict=True):
-            assert isinstance(outcome, Factored), outcome
-            splicer.install(job, outcome.chain, outcome.biases)
+        outcomes = calibration.fit_all(units)
+        for unit, outcome in zip(tracked(units, "fitting", progress), outcomes, strict=True):
+            assert isinstance(outcome, Factors), outcome
+            splicer.install(unit.anchors, outcome.chain, outcome.biases)
     return splicer.finish()
 
 

@@ -94,7 +94,7 @@ def check_at(name: str, shapes: InputShapes, path: Path, out: Path) -> tuple[Fee
 
     None, and a line that says so, where ONNX Runtime does not run the original on them.
     """
-    standard: Baseline = baseline(path, shapes)
+    standard: Baseline = baseline(load(path), shapes)
     if standard.outputs is None or standard.opener is not open_in_onnxruntime:
         given = " ".join(f"{key}:{','.join(map(str, shape))}" for key, shape in shapes.items())
         print(f"{name}: ONNX Runtime does not run the original on {given}")

@@ -33,12 +33,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 import onnxdecomp
-from bench.kinds import FACTORS, INT8, Symmetric, Track, Whitened, carry_out, quantise
+from bench.kinds import FACTORS, INT8, Symmetric, Whitened, carry_out, quantise
 from bench.results import RESULTS, write_results
 from onnxdecomp import Policy, Preprocessing, Result, Samples, open_samples
 from onnxdecomp.comparing import Tally
 from onnxdecomp.ir import load, save
-from onnxdecomp.planning import Job, links
+from onnxdecomp.planning import links
+from onnxdecomp.progress import Progress
 from onnxdecomp.runtime import Engine, Feeds, onnxruntime, open_in_onnxruntime
 from onnxdecomp.sampling import BATCH, PRESETS
 from onnxdecomp.timing import WARMUP_RUNS, Budget, Contestant, medians, race, speedup
@@ -152,9 +153,9 @@ class Exam:
 
     def judge(self, path: Path) -> Row:
         """How near the model at `path` comes to the labels and to the original; outputs must be finite."""
-        found, tally = outputs(path, self.images.tested), Tally("output")
+        found, tally = outputs(path, self.images.tested), Tally()
         tally.add(self._outputs, found)
-        fidelity = tally.fidelity()
+        fidelity = tally.fidelity("output")
         assert fidelity.relative_l2 is not None and fidelity.top1_agreement is not None, path
         return {
             "top1": round(self._top1(found), 4),
@@ -217,20 +218,16 @@ def assert_planned(model: ModelProto, result: Result) -> None:
     assert found == planned, found - planned
 
 
-def tracker(label: str) -> Track:
+def tracker(label: str) -> Progress:
     """Says on standard error which Conv is at work."""
+    start = time.perf_counter()
 
-    def count(jobs: Sequence[Job]) -> Iterable[Job]:
-        start = time.perf_counter()
-        for i, job in enumerate(jobs, 1):
-            seconds = time.perf_counter() - start
-            print(
-                f"{label}: Conv {i} of {len(jobs)}, {seconds:.0f} s ", end="\r", file=sys.stderr, flush=True
-            )
-            yield job
-        print(end="\x1b[2K", file=sys.stderr)
+    def tell(stage: str, done: int, total: int) -> None:
+        seconds = time.perf_counter() - start
+        line = f"{label}: {stage} Conv {done + 1} of {total}, {seconds:.0f} s "
+        print(line if done < total else "\x1b[2K", end="\r", file=sys.stderr, flush=True)
 
-    return count
+    return tell
 
 
 def decomposed(exam: Exam, network: Network, rank: float, kinds: Sequence[str], out: Path) -> Iterable[Row]:
@@ -247,7 +244,7 @@ def decomposed(exam: Exam, network: Network, rank: float, kinds: Sequence[str], 
                 f"in={rank},out={rank}",
                 policy=policy,
                 data=samples if kind == "sequential" else None,
-                track=tracked,
+                progress=tracked,
             )
             assert planned is None or planned.plan == result.plan
             planned, rewritten = result, result.rewritten

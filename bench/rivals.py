@@ -39,7 +39,8 @@ from onnxdecomp import Policy, Result, Samples
 from onnxdecomp.factors import Chain, Floats, Ranks, svd_chain, tucker_chain
 from onnxdecomp.ir import load, read_finite_weight, save, survey
 from onnxdecomp.lowering import Splicer
-from onnxdecomp.planning import Job, find_jobs
+from onnxdecomp.planning import Unit
+from onnxdecomp.rewriting import decided_units
 from onnxdecomp.runtime import Engine
 from onnxdecomp.timing import WARMUP_RUNS, Budget, Contestant, medians, race, speedup
 
@@ -72,10 +73,10 @@ class Variant:
     reason: str = ""
 
 
-def partial_tucker_chain(job: Job, folder: Path) -> Chain:
-    """The chain that the job asks for, with TensorLy's factors, each group by itself."""
-    weight, (choice,) = read_finite_weight(job.anchors[0], folder), job.choices
-    parts = np.split(weight, job.groups)
+def partial_tucker_chain(unit: Unit, folder: Path) -> Chain:
+    """The chain that the unit asks for, with TensorLy's factors, each group by itself."""
+    weight, (choice,) = read_finite_weight(unit.lead, folder), unit.choices
+    parts = np.split(weight, unit.groups)
     if choice.method == "svd":
         halves = [
             tucker_parts(part.reshape(part.shape[:2]), Ranks(None, choice.ranks.output)) for part in parts
@@ -101,9 +102,9 @@ def rewrite_with_tensorly(path: Path, planned: Result, out: Path) -> None:
     decisions = {
         anchor.site.name: planned.plan.sites.get(anchor.site.name, "kept") for anchor in found.anchors
     }
-    splicer = Splicer(model, found, None)
-    for job in find_jobs(found, decisions, Policy()):
-        splicer.install(job, partial_tucker_chain(job, model.folder))
+    splicer = Splicer(found, None)
+    for unit in decided_units(found, decisions, Policy()):
+        splicer.install(unit.anchors, partial_tucker_chain(unit, model.folder))
     rewritten = splicer.finish()
     assert_planned(rewritten.proto, planned)
     save(rewritten, out)

@@ -24,7 +24,7 @@ from bench.results import write_results
 from models import export
 from onnxdecomp.ir import load
 from onnxdecomp.runtime import Engine, Feeds, random_feeds
-from onnxdecomp.timing import Budget, Contestant, medians, profile, race, speedup
+from onnxdecomp.timing import Budget, Contestant, medians, open_subjects, profile, race, speedup
 
 NETWORK = "resnet18"
 
@@ -86,7 +86,7 @@ def rows(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any
     paths, engine = [original, rewritten], Engine(threads=arguments.threads)
     for path, found, ms in zip(
         paths,
-        profile(paths, engine, [feeds] * 2),
+        profile(open_subjects(paths), engine, [feeds] * 2),
         (twice[0]["median_ms_a"], twice[0]["median_ms_b"]),
         strict=True,
     ):

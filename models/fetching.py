@@ -6,7 +6,6 @@ goes to a cache outside the repository. Nothing is installed, and of the package
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tarfile
@@ -17,19 +16,7 @@ from pathlib import Path
 from models.corpus import Entry, entry_of
 from models.errors import ModelsError
 from models.files import sha256_of, write_atomically
-
-
-def default_cache() -> Path:
-    """Where fetched files live.
-
-    `$ONNXDECOMP_CACHE`, else `$XDG_CACHE_HOME/onnxdecomp`, else `~/.cache/onnxdecomp`. A variable that is set
-    to the empty string counts as unset, as the XDG base directory specification has it.
-    """
-    if chosen := os.environ.get("ONNXDECOMP_CACHE"):
-        return Path(chosen)
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "onnxdecomp"
-    return Path.home() / ".cache" / "onnxdecomp"
+from onnxdecomp.runtime import cache_folder
 
 
 def fetch(name: str, cache: Path | None = None) -> Path:
@@ -39,7 +26,7 @@ def fetch(name: str, cache: Path | None = None) -> Path:
     ModelsError if the download fails or brings other bytes; then nothing is written.
     """
     entry = entry_of(name)
-    folder = default_cache() if cache is None else cache
+    folder = cache_folder() if cache is None else cache
     path = folder / f"{name}.onnx"
     if path.is_file() and sha256_of(path.read_bytes()) == entry.sha256:
         return path

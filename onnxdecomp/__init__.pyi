@@ -1,5 +1,10 @@
+from .comparing import Check as Check
+from .comparing import Comparison as Comparison
 from .comparing import Fidelity as Fidelity
+from .comparing import Quality as Quality
+from .comparing import check as check
 from .comparing import compare as compare
+from .comparing import measure_quality as measure_quality
 from .errors import CheckError as CheckError
 from .errors import GoalError as GoalError
 from .errors import MissingExtraError as MissingExtraError
@@ -8,20 +13,35 @@ from .errors import NothingSelectedError as NothingSelectedError
 from .errors import OnnxdecompError as OnnxdecompError
 from .errors import OutputError as OutputError
 from .errors import RunError as RunError
+from .errors import StoppedError as StoppedError
 from .errors import UsageError as UsageError
 from .factors import Ranks as Ranks
 from .ir import Site as Site
 from .ir import find_sites as find_sites
 from .planning import Choice as Choice
+from .planning import Inspection as Inspection
 from .planning import Plan as Plan
 from .planning import Policy as Policy
+from .planning import inspect as inspect
 from .rewriting import Result as Result
 from .rewriting import SiteReport as SiteReport
 from .rewriting import Totals as Totals
 from .rewriting import rewrite as rewrite
 from .sampling import Preprocessing as Preprocessing
 from .sampling import Samples as Samples
+from .sampling import SampleSets as SampleSets
 from .sampling import open_samples as open_samples
 from .sampling import read_labels as read_labels
+from .searching import Contender as Contender
+from .searching import Goal as Goal
+from .searching import SearchResult as SearchResult
+from .searching import Trials as Trials
+from .searching import search as search
+from .timing import BenchResult as BenchResult
+from .timing import Budget as Budget
+from .timing import Setting as Setting
+from .timing import Speedup as Speedup
+from .timing import bench as bench
+from .timing import settings as settings
 
 __version__: str

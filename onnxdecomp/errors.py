@@ -23,6 +23,9 @@ from __future__ import annotations
 
 import signal
 
+# Characters of another library's error that a message repeats; the whole is the __cause__.
+_MOST_REPEATED = 300
+
 
 class OnnxdecompError(Exception):
     """Base of every error this package raises on purpose."""
@@ -91,9 +94,10 @@ class StoppedError(BaseException):
 
 
 def first_line(error: BaseException) -> str:
-    """The first non-empty line of an error's text, for a message of one line."""
+    """The first non-empty line of an error's text, cut at 300 characters: for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return printable(lines[0]) if lines else type(error).__name__
+    line = printable(lines[0]) if lines else type(error).__name__
+    return line if len(line) <= _MOST_REPEATED else f"{line[: _MOST_REPEATED - 1].rstrip()}…"
 
 
 def printable(text: str) -> str:

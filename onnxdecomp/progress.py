@@ -7,9 +7,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Called with (stage, done, total). What it raises ends the work: a StoppedError where what is known by then shall
-# be kept, anything else to give it all up.
+# Called with (stage, done, total). What it raises ends the work: a StoppedError where what is known by then
+# shall be kept, anything else to give it all up.
 Progress = Callable[[str, int, int], None]
+# How a search begins the stage of a model that it has tried; what follows is worth more than a moment's look.
+TRIED = "tried "
 
 
 def silent(stage: str, done: int, total: int) -> None:

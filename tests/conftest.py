@@ -17,8 +17,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto
+from threadpoolctl import threadpool_limits
 
 from onnxdecomp.cli.app import main
+
+# Workers that run beside each other have the cores already: threads of BLAS would only wait for theirs.
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:
+    for library in ("OPENBLAS", "MKL", "OMP"):  # of what is imported later, and of child processes
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    threadpool_limits(1, user_api="blas")
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,19 @@ def signal(*shape: int, seed: int = 1, dtype: Any = np.float32) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
+def structured(count: int, channels: int, *sizes: int, seed: int, dtype: Any = np.float32) -> np.ndarray:
+    """What a layer sees in a trained net: few sources in many channels, neighbours alike, none negative."""
+    rng = np.random.default_rng(seed)
+    sources = rng.standard_normal((count, 5, *(size + 2 for size in sizes)))
+    for axis in range(2, 2 + len(sizes)):
+        first, *rest = (sources.take(range(i, sources.shape[axis] - 2 + i), axis=axis) for i in range(3))
+        sources = sum(rest, first)
+    mixing = np.random.default_rng(99).standard_normal((channels, 5)) * np.logspace(0, -1, 5)
+    mixed = np.moveaxis(np.tensordot(mixing, sources, (1, 1)), 0, 1)
+    mixed = mixed / mixed.std() + 0.1 * rng.standard_normal(mixed.shape)
+    return np.maximum(mixed + 0.2, 0).astype(dtype)
+
+
 # Looking into models
 # -------------------
 

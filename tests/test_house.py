@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,9 +33,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The modules of the package that a file imports from, wherever in it, with the names."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "onnxdecomp":
+    """The modules of the package that a file imports from, wherever in it, with the names.
+
+    A room may be imported as a whole: the names are then what the file takes out of it.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    taken: dict[str, list[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            taken.setdefault(node.value.id, []).append(node.attr)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "onnxdecomp":
+            yield from ((f"onnxdecomp.{alias.name}", taken.get(alias.name, [])) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "onnxdecomp":
             yield str(node.module), [alias.name for alias in node.names]
         elif isinstance(node, ast.Import):
             yield from ((alias.name, []) for alias in node.names if alias.name.split(".")[0] == "onnxdecomp")
@@ -101,3 +112,26 @@ def test_nothing_is_printed_below_the_command_line() -> None:
         if path.relative_to(PACKAGE).parts[0] not in ("cli", "__main__.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             assert "print" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+# What other programs are told.
+FOREIGN_FLAGS = {"--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"}
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """The string literals in a file; of those with values inside, "x" stands for each value."""
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    for child in ast.iter_child_nodes(node):
+        yield from texts(child)
+
+
+def test_only_the_command_line_names_its_options() -> None:
+    naming = set()
+    for path in FILES:
+        if path.relative_to(PACKAGE).parts[0] not in ("cli", "show"):
+            found = set(texts(ast.parse(path.read_text(encoding="utf-8")))) - FOREIGN_FLAGS
+            naming |= {path.relative_to(PACKAGE).as_posix() for text in found if re.search("--[a-z]", text)}
+    assert not naming

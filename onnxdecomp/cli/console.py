@@ -1,20 +1,19 @@
-"""What all commands share: where they print, how they stop, how they write JSON."""
+"""What all commands share: where they print, how far they are, how they stop, how they write JSON."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any, TypeVar
-
-from rich.console import Console
-from rich.progress import track
+from typing import TYPE_CHECKING, Any
 
 from onnxdecomp.errors import StoppedError
+from onnxdecomp.progress import TRIED, Progress, silent
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def stop(number: int, frame: FrameType | None) -> None:
@@ -22,25 +21,51 @@ def stop(number: int, frame: FrameType | None) -> None:
     raise StoppedError(number)
 
 
-class _Output(Console):
-    def on_broken_pipe(self) -> None:
-        """Go on without a reader, as behind `| head -1`: what is printed is not what is done."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def output_console() -> Console:
     """Standard output."""
+    from rich.console import Console
+
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            """Go on without a reader, as behind `| head -1`: what is printed is not what is done."""
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
     # Where no terminal says how wide it is, lines that wrap help nobody.
-    return _Output(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160, highlight=False)
+    return Output(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160, highlight=False)
 
 
-def tracked(work: Sequence[T], what: str = "factoring") -> Iterable[T]:
-    """`work`, with a bar on standard error where that is a terminal."""
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on standard error, where that is a terminal, for the stage that is told of last."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
     console = Console(stderr=True)
-    return track(work, description=what, console=console, transient=True, disable=not console.is_terminal)
+    if not console.is_terminal:
+        yield silent
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task("", total=None, visible=False)
+        shown = ""
+
+        def tell(stage: str, done: int, total: int) -> None:
+            nonlocal shown
+            if stage.startswith(TRIED):
+                bars.console.print(stage, highlight=False)
+            elif stage != shown:
+                shown = stage
+                bars.reset(bar, description=stage, total=total, completed=done, visible=True)
+            else:
+                bars.update(bar, total=total, completed=done)
+
+        yield tell
 
 
 def to_json(document: Any) -> str:
     """`document` as text; NaN and Infinity are not JSON."""
+    import json
+
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

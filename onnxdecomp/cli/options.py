@@ -1,107 +1,49 @@
-"""The options that several commands take: shapes, samples and how to read them, the report."""
+"""The options that several commands take, each with its panel in the help."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from onnx import ModelProto
 
-from onnxdecomp.errors import UsageError
-from onnxdecomp.sampling import (
-    CHANNELS,
-    DEFAULT_FITTED,
-    LAYOUTS,
-    PRESETS,
-    Preprocessing,
-    Samples,
-    SampleSets,
-    open_samples,
-)
+# The panels, in the order in which help shows them.
+GOAL, RANKS, SAMPLES, WHERE, STUDY, OUTPUT = "Goal", "Ranks", "Samples", "Where", "Study", "Output"
+PANELS = (GOAL, RANKS, SAMPLES, WHERE, STUDY, OUTPUT)
+
+
+def option(panel: str, *names: str, **how: Any) -> Any:
+    """An option that help shows in a panel."""
+    return typer.Option(*names, rich_help_panel=panel, **how)
+
+
+def picture(what: str) -> Any:
+    """The option that names the picture to draw."""
+    return option(OUTPUT, "--plot", metavar="FILE", help=f"Draw {what}: .png or .svg.")
+
+
+ModelFile = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=False)]
+OutputFile = Annotated[Path, typer.Argument(help="Where to write the new model.", show_default=False)]
+
+Linear = Annotated[bool, option(RANKS, "--linear", help="Gemm and MatMul too.")]
+MinChannels = Annotated[
+    int, option(RANKS, help="No two-sided chain where a group has fewer input or output channels.")
+]
 
 InputShape = Annotated[
     list[str],
-    typer.Option("--input-shape", metavar="NAME:DIMS", help="Fix unknown dimensions: x:1,3,224,224."),
+    option(WHERE, "--input-shape", metavar="NAME:DIMS", help="Fix unknown dimensions: x:1,3,224,224."),
 ]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="PATH",
-        help="Samples: .npz with arrays named as the inputs, .npy for one input, or a folder of them, "
-        "of images, or of test_data_set_*.",
-    ),
+Freeze = Annotated[
+    bool,
+    option(WHERE, "--freeze-weights", help="Treat weights that are overridable graph inputs as constant."),
 ]
-SampleCount = Annotated[
-    int | None, typer.Option("--samples", metavar="N", help="Draw N of the samples (seeded).")
-]
-Fitted = Annotated[
-    int | None, typer.Option("--samples", metavar="N", help="Fit to N samples (seeded draw); default: 256.")
-]
-LabelSource = Annotated[
-    str | None,
-    typer.Option(
-        "--labels",
-        metavar="F",
-        help="Classes of the samples: a CSV of file,class, F.npy, F.npz:KEY, or an array of the --data file.",
-    ),
-]
-Preset = Annotated[
-    str | None, typer.Option("--preset", help=f"Preprocessing of images and bytes: {', '.join(PRESETS)}.")
-]
-ImageSize = Annotated[
-    str | None,
-    typer.Option("--image-size", metavar="H,W", help="Resize images; default: the size the model declares."),
-]
-Scale = Annotated[
-    float | None, typer.Option("--scale", help="Pixels (0 to 255) become (x · scale − mean) / std.")
-]
-Mean = Annotated[
-    str | None, typer.Option("--mean", metavar="M,M,M", help="Per channel, in the model's order.")
-]
-Std = Annotated[str | None, typer.Option("--std", metavar="S,S,S", help="Per channel, in the model's order.")]
-Channels = Annotated[
-    str | None, typer.Option("--channels", help=f"The model's order: {' or '.join(CHANNELS)}.")
-]
-Layout = Annotated[
-    str | None,
-    typer.Option("--layout", help=f"{' or '.join(LAYOUTS)}; default: what the model's input looks like."),
+ProviderOptions = Annotated[
+    list[str], option(WHERE, "--provider-option", metavar="K=V", help="Of the execution provider.")
 ]
 
-
-def open_data(
-    data: Path | None, model: ModelProto, preprocessing: Preprocessing | None, count: int | None
-) -> Samples | None:
-    """The samples that `--data` names, None without it.
-
-    Raises:
-        UsageError: as `open_samples`, or other options speak of samples and `--data` names none.
-        MissingExtraError: there are images and Pillow is not installed.
-    """
-    if data is not None:
-        return open_samples(data, model, preprocessing=preprocessing, count=count)
-    if preprocessing is not None or count is not None:
-        raise UsageError("--samples and the options of preprocessing speak of samples: name them with --data")
-    return None
-
-
-def sample_sets(
-    data: Path | None,
-    count: int | None,
-    labels: str | None,
-    preprocessing: Preprocessing | None,
-    model: ModelProto,
-) -> SampleSets | None:
-    """The samples that `--data` names, dealt; None without it.
-
-    Raises:
-        UsageError: as `open_data`, or there are too few, or the labels do not match them.
-    """
-    drawn = open_data(data, model, preprocessing, None)
-    if drawn is None:
-        if count is not None or labels is not None:
-            raise UsageError("--samples and --labels speak of samples: name them with --data")
-        return None
-    return SampleSets.draw(drawn, DEFAULT_FITTED if count is None else count, labels)
+PlanFile = Annotated[
+    Path | None, option(OUTPUT, "--save-plan", metavar="FILE", help="Write the plan carried out.")
+]
+JsonFile = Annotated[Path | None, option(OUTPUT, "--json", metavar="FILE", help="Write the report as JSON.")]
+Debug = Annotated[bool, option(OUTPUT, "--debug", help="Show whole messages and tracebacks of errors.")]

@@ -2,213 +2,135 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-from rich.console import Console
-
-from onnxdecomp.cli.bench import parse_options
-from onnxdecomp.cli.console import output_console, to_json, tracked
+import onnxdecomp
+from onnxdecomp import ir, searching, show
+from onnxdecomp.cli.choices import Cost
+from onnxdecomp.cli.console import output_console, progress_bar
 from onnxdecomp.cli.options import (
-    Channels,
-    Data,
-    Fitted,
-    ImageSize,
+    GOAL,
+    RANKS,
+    STUDY,
+    Debug,
+    Freeze,
     InputShape,
     JsonFile,
-    LabelSource,
-    Layout,
-    Mean,
-    Preset,
-    Scale,
-    Std,
-    sample_sets,
+    Linear,
+    MinChannels,
+    ModelFile,
+    OutputFile,
+    PlanFile,
+    option,
+    picture,
 )
-from onnxdecomp.comparing import baseline, check
-from onnxdecomp.errors import GoalError, UsageError
-from onnxdecomp.ir import (
-    data_path,
-    load,
-    parse_input_shapes,
-    require_distinct,
-    require_target,
-    staged,
-    write_file,
-    write_text,
-)
-from onnxdecomp.planning import Policy
-from onnxdecomp.runtime import PROVIDERS, find_providers
-from onnxdecomp.sampling import parse_preprocessing
-from onnxdecomp.searching import ALIGN, COSTS, Task, find, parse_goal, require_storage, search_report
-from onnxdecomp.show import check_view, outcome_view, plot_search, require_plot, unmet
-from onnxdecomp.timing import settings
+from onnxdecomp.cli.parsing import parse_input_shapes
+from onnxdecomp.cli.reading import read_goal, read_setting, reads
+from onnxdecomp.cli.samples import SampleOptions, read_dealt
+from onnxdecomp.cli.targets import Targets
+
+if TYPE_CHECKING:
+    from onnxdecomp.planning import Policy
+    from onnxdecomp.searching import Goal, SearchResult, Trials
+    from onnxdecomp.timing import Setting
 
 
-def search(
-    model: Annotated[Path, typer.Argument(help="The ONNX model.", show_default=False)],
-    output: Annotated[Path, typer.Argument(help="Where to write the new model.", show_default=False)],
-    speedup: Annotated[float | None, typer.Option(help="Goal: that many times as fast.")] = None,
-    macs: Annotated[float | None, typer.Option(help="Goal: that share of the Convs' MACs.")] = None,
-    params: Annotated[float | None, typer.Option(help="Goal: that share of the Convs' parameters.")] = None,
-    size: Annotated[float | None, typer.Option(help="Goal: that share of the file.")] = None,
-    max_error: Annotated[
-        float | None, typer.Option(help="Goal: the fastest whose outputs differ by at most that, relatively.")
-    ] = None,
-    max_drop: Annotated[
-        float | None, typer.Option(help="Goal: the fastest whose accuracy drops by at most that (--labels).")
-    ] = None,
-    min_agreement: Annotated[
-        float | None, typer.Option(help="Goal: the fastest whose top-1 classes agree at least that often.")
-    ] = None,
-    data: Data = None,
-    samples: Fitted = None,
-    labels: LabelSource = None,
-    preset: Preset = None,
-    image_size: ImageSize = None,
-    scale: Scale = None,
-    mean: Mean = None,
-    std: Std = None,
-    channels: Channels = None,
-    layout: Layout = None,
-    provider: Annotated[str, typer.Option(help=f"Where it must be fast: {', '.join(PROVIDERS)}.")] = "cpu",
-    provider_option: Annotated[
-        list[str], typer.Option("--provider-option", metavar="K=V", help="Of the execution provider.")
-    ] = [],  # noqa: B006  (typer copies it)
-    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
-    batch: Annotated[int | None, typer.Option(min=1, help="Samples per run.")] = None,
-    input_shape: InputShape = [],  # noqa: B006
-    cost: Annotated[str, typer.Option(help="measured, or macs: no timing, no promise of speed.")] = COSTS[0],
-    linear: Annotated[bool, typer.Option("--linear", help="Gemm and MatMul too.")] = False,
-    min_channels: Annotated[
-        int, typer.Option(help="No two-sided chain where a group has fewer input or output channels.")
-    ] = 16,
+def read_choices(
+    cost: Annotated[
+        Cost, option(RANKS, help="With macs nothing is timed: no promise of speed.")
+    ] = Cost.MEASURED,
+    linear: Linear = False,
+    min_channels: MinChannels = 16,
     align: Annotated[
-        int | None, typer.Option(help="Ranks are multiples of it; default: 8, with --cost macs 2.")
+        int | None, option(RANKS, help="Ranks are multiples of it; default: 8, with --cost macs 2.")
     ] = None,
-    freeze_weights: Annotated[
-        bool, typer.Option("--freeze-weights", help="Treat weights that are graph inputs as constant.")
-    ] = False,
+) -> tuple[str, Policy]:
+    """What is weighed: by which cost, and which choices."""
+    aligned = searching.ALIGN[cost.value] if align is None else align
+    return cost.value, onnxdecomp.Policy(align=aligned, min_channels=min_channels, linear=linear)
+
+
+def read_trials(
     trials: Annotated[
-        int, typer.Option(min=0, help="Go on with an Optuna study until it has that many trials (--data).")
+        int,
+        option(STUDY, min=0, help="Go on with an Optuna study until it has that many trials (--data)."),
     ] = 0,
     storage: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Share and resume the study: sqlite:///F.db, journal:F.log, …"),
+        option(STUDY, metavar="URL", help="Share and resume the study: sqlite:///F.db, journal:F.log, …"),
     ] = None,
-    study: Annotated[str | None, typer.Option(metavar="NAME", help="The study's name.")] = None,
+    study: Annotated[str | None, option(STUDY, metavar="NAME", help="The study's name.")] = None,
+) -> Trials:
+    """The study after the search."""
+    return onnxdecomp.Trials(number=trials, storage=storage, study=study)
+
+
+@reads(goal=read_goal, samples=read_dealt, setting=read_setting, choices=read_choices, trials=read_trials)
+def search(
+    model: ModelFile,
+    output: OutputFile,
+    goal: Goal,
+    samples: SampleOptions,
+    setting: Setting,
+    choices: tuple[str, Policy],
+    trials: Trials,
+    best_effort: Annotated[
+        bool, option(GOAL, "--best-effort", help="Write the best found where the goal is out of reach.")
+    ] = False,
     time_limit: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Then begin no new round; keep the best so far."),
+        option(GOAL, metavar="SECONDS", help="Then begin no new round; keep the best so far."),
     ] = None,
-    best_effort: Annotated[
-        bool, typer.Option("--best-effort", help="Write the best found where the goal is out of reach.")
-    ] = False,
-    save_plan: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the plan carried out.")
-    ] = None,
+    input_shape: InputShape = [],  # noqa: B006  (typer copies it)
+    freeze_weights: Freeze = False,
+    save_plan: PlanFile = None,
     json_file: JsonFile = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw quality against cost: .png or .svg.")
-    ] = None,
+    plot: Annotated[Path | None, picture("quality against cost")] = None,
+    debug: Debug = False,
 ) -> None:
     """Choose every site's ranks for a goal, by measured time and measured loss."""
-    began = time.monotonic()
-    goal = parse_goal(
-        {
-            "speedup": speedup,
-            "macs": macs,
-            "params": params,
-            "size": size,
-            "max_error": max_error,
-            "max_drop": max_drop,
-            "min_agreement": min_agreement,
-        }
-    )
-    if cost not in COSTS:
-        raise UsageError(f"--cost {cost}: there are {', '.join(COSTS)}")
-    if goal.kind == "speedup" and cost != COSTS[0]:
-        raise UsageError(f"{goal}: a speed-up is measured; leave --cost {cost} out or give --macs")
-    if not goal.bounds_cost and data is None:
-        raise UsageError(f"{goal} is measured on samples: name them with --data")
-    if goal.kind == "max_drop" and labels is None:
-        raise UsageError(f"{goal} is measured on classes: name them with --labels")
-    if trials and data is None:
-        raise UsageError("--trials judges models on samples: name them with --data")
-    if not trials and (storage is not None or study is not None):
-        raise UsageError("--storage and --study speak of trials: give --trials N")
-    if time_limit is not None and not time_limit > 0:
-        raise UsageError(f"--time-limit {time_limit:g}: give a positive number of seconds")
-    usable, _ = find_providers([provider])
-    (setting,) = settings(usable, options=parse_options(provider_option), threads=[threads], batches=[batch])
-    loaded = load(model)
-    preprocessing = parse_preprocessing(
-        preset=preset,
-        image_size=image_size,
-        mean=mean,
-        std=std,
-        scale=scale,
-        channels=channels,
-        layout=layout,
-    )
-    sets = sample_sets(data, samples, labels, preprocessing, loaded.proto)
-    keep = loaded.files() | (sets.fitted.sources() if sets is not None else set())
-    require_target(output, keep)
-    for target in filter(None, (save_plan, json_file, plot)):
-        require_target(target, keep, device=True)
-    require_distinct(output, data_path(output), save_plan, json_file, plot)
+    source = ir.load(model)
+    sets = samples.deal(source)
+    keep = source.files() | (sets.sources() if sets is not None else set())
+    targets = Targets(keep, save_plan, json_file, plot, model=output)
     if plot is not None:
-        require_plot(plot)
-    if trials:
-        require_storage(storage)
-    shapes = parse_input_shapes(input_shape)
-    shown = Console(stderr=True)
-    with shown.status("running the original"):
-        standard = baseline(model, shapes)
-    task = Task(
-        path=model,
-        goal=goal,
-        setting=setting,
-        input_shapes=shapes,
-        fitted=sets.fitted if sets is not None else None,
-        held_out=sets.held_out if sets is not None else None,
-        labels=sets.labels if sets is not None else None,
-        policy=Policy(
-            align=ALIGN[cost] if align is None else align, min_channels=min_channels, linear=linear
-        ),
-        cost=cost,
-        freeze=freeze_weights,
-        trials=trials,
-        storage=storage,
-        study=study,
-        deadline=began + time_limit if time_limit is not None else None,
-        track=tracked,
-        track_jobs=tracked,
-        say=lambda line: shown.print(line, highlight=False) if shown.is_terminal else None,
-        scratch=output.parent,
-    )
-    outcome = find(task)
-    measure = {"params": "params", "macs": "macs", "size": "bytes"}.get(
-        goal.kind, "seconds" if task.timed else "macs"
-    )
+        show.require_plot(plot)
+    cost, policy = choices
+    with progress_bar() as progress:
+        found = onnxdecomp.search(
+            source,
+            goal,
+            samples=sets,
+            setting=setting,
+            policy=policy,
+            cost=cost,
+            input_shapes=parse_input_shapes(input_shape),
+            freeze_weights=freeze_weights,
+            trials=trials,
+            time_limit=time_limit,
+            scratch=output.parent,
+            progress=progress,
+        )
+    output_console().print(show.search_view(found))
+    targets.json(json_file, found.to_dict)
+    targets.picture(plot, lambda path: show.plot_search(found, path))
+    with targets.accounted():
+        _deliver(found, targets, output, save_plan, best_effort)
+
+
+def _deliver(
+    found: SearchResult, targets: Targets, output: Path, save_plan: Path | None, best_effort: bool
+) -> None:
+    """Check the best model and write it, if it is what was asked for."""
+    result = found.rewritten(best_effort=best_effort)
+    with result.staged(output, targets.keep) as candidate:
+        verdict = onnxdecomp.check(found.baseline, candidate)
+        targets.text(save_plan, result.plan.to_json)
     console = output_console()
-    console.print(outcome_view(outcome, goal, measure))
-    if json_file is not None:
-        write_text(json_file, to_json(search_report(outcome, goal, measure)), keep)
-    if plot is not None:
-        write_file(plot, lambda path: plot_search(outcome, measure, path), keep)
-    best = outcome.best
-    slower = best is not None and best.speedup is not None and best.speedup.ratio < 1
-    if best is None or best.result is None or slower or not (outcome.met or best_effort):
-        raise GoalError(unmet(outcome, goal))
-    with staged(best.result.rewritten, output, keep) as candidate:
-        verdict = check(standard, candidate)
-        if save_plan is not None:
-            write_text(save_plan, best.plan.to_json(), keep)
-    console.print(check_view(verdict, best.quality) if sets is None else f"\ncheck {verdict.status}")
-    if sets is None:
+    console.print(show.check_line(verdict), soft_wrap=True)
+    if found.best is None or found.best.quality is None:
         console.print("\naccuracy is unverified: losses are those of the weights; --data PATH measures them")
-    if not task.timed:
+    if not found.timed:
         console.print("\nnothing was timed: no speed is promised (leave --cost macs out to measure)")
     console.print(f"\nwrote {output}", soft_wrap=True)

@@ -2,10 +2,9 @@ from .checking import Baseline as Baseline
 from .checking import Check as Check
 from .checking import baseline as baseline
 from .checking import check as check
+from .pairs import Comparison as Comparison
 from .pairs import compare as compare
 from .quality import Quality as Quality
 from .quality import measure_quality as measure_quality
-from .tally import Deviation as Deviation
 from .tally import Fidelity as Fidelity
 from .tally import Tally as Tally
-from .tally import class_axis as class_axis

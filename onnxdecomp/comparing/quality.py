@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnxdecomp.comparing.checking import Baseline
 from onnxdecomp.comparing.pairs import compare_outputs
 from onnxdecomp.comparing.tally import Fidelity, class_axis
 from onnxdecomp.errors import UsageError
-from onnxdecomp.ir import Array
-from onnxdecomp.runtime import Outputs, open_in_onnxruntime
+from onnxdecomp.ir import Array, Source, on_disk
+from onnxdecomp.runtime import Outputs, Runner, open_in_onnxruntime
 from onnxdecomp.sampling import BATCH, Labels, Samples
 
 
@@ -45,15 +45,20 @@ class Quality:
 
 
 def measure_quality(
-    original: Path, rewritten: Path, held_out: Samples, *, fitted: int, labels: Labels | None
+    original: Source | Baseline,
+    rewritten: Source,
+    held_out: Samples,
+    *,
+    fitted: int = 0,
+    labels: Labels | None = None,
 ) -> Quality:
     """Run both models in ONNX Runtime on samples held out.
 
     Args:
-        original: path of the original.
-        rewritten: path of the model judged against it.
+        original: the model, or what it was found to do, of which the loaded model is used if it was kept.
+        rewritten: the model judged against it.
         held_out: samples that no factor was fitted to.
-        fitted: how many it was fitted to.
+        fitted: how many it was fitted to, for the report.
         labels: the class of each sample held out, or None.
 
     Raises:
@@ -61,7 +66,16 @@ def measure_quality(
         CheckError: an output is missing or changed its shape or type.
         UsageError: there are labels, but no output has a class for each sample.
     """
-    first, second = open_in_onnxruntime(original), open_in_onnxruntime(rewritten)
+    with on_disk(rewritten) as candidate:
+        second = open_in_onnxruntime(candidate)
+        if isinstance(original, Baseline):
+            first = original.in_onnxruntime()
+            return _measure(first, second, held_out, fitted, labels)
+        with on_disk(original) as path:
+            return _measure(open_in_onnxruntime(path), second, held_out, fitted, labels)
+
+
+def _measure(first: Runner, second: Runner, held_out: Samples, fitted: int, labels: Labels | None) -> Quality:
     predicted: tuple[list[Array], list[Array]] = ([], [])
 
     def pairs() -> Iterator[tuple[Outputs, Outputs]]:
@@ -77,7 +91,7 @@ def measure_quality(
         before, after = (np.concatenate(classes) for classes in predicted)
         known = labels[: len(before)]
         if len(known) != len(before):
-            raise UsageError(f"--labels: {len(labels)} classes for {len(before)} predictions")
+            raise UsageError(f"`labels`: {len(labels)} classes for {len(before)} predictions")
         accuracy = float((before == known).mean()), float((after == known).mean())
     return Quality(fitted=fitted, held_out=len(held_out), outputs=outputs, accuracy=accuracy)
 
@@ -89,4 +103,4 @@ def _classes(outputs: Outputs) -> Array:
         if scores.ndim >= 2 and scores[0].size == scores.shape[class_axis(scores)] > 1:
             flat: Array = scores.reshape(len(scores), -1).argmax(axis=1)
             return flat
-    raise UsageError("--labels: no output of the model has one score per class for each sample")
+    raise UsageError("`labels`: no output of the model has one score per class for each sample")

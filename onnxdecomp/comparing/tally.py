@@ -1,14 +1,14 @@
-"""How far two outputs are apart, summed over samples."""
+"""How far two outputs are apart, summed over runs."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from onnxdecomp.errors import CheckError
+from onnxdecomp.factors import Floats
 from onnxdecomp.ir import Array
 
 
@@ -54,80 +54,87 @@ def class_axis(output: Array) -> int:
     return 1 if output.ndim >= 4 else output.ndim - 1
 
 
+@dataclass(slots=True, eq=False)
 class Tally:
-    """Sums over samples, from which the fidelity of one output follows. NaN and Inf of a are left out."""
+    """Sums over runs of how far an output b is from a, what it should be.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._squares = np.zeros(4)  # ‖a − b‖², ‖a‖², ‖b‖², a·b
-        self._max_abs: float | None = None
-        self._agreeing = self._compared = self._new_nonfinite = 0
+    For a report, `fidelity`, which leaves NaN and Inf of a out. For a search, `share`: of distances between
+    scores, not between the probabilities that follow from them; those of single sites nearly add up, while
+    what sites do to probabilities grows far faster than their sum.
+
+    Attributes:
+        lost: ‖a − b‖², which is not finite where a or b is not; of other than floats, how many differ.
+        whole: ‖a‖², or how many there are.
+        squares: ‖a − b‖², ‖a‖², ‖b‖², a·b, of values finite in both.
+        max_abs: the largest |a − b| of these; None before there are any.
+        agreeing: places where the best class is the same.
+        compared: places that have classes.
+        per_sample: whether such a place is a sample: a and b have one vector of scores for each.
+        new_nonfinite: values finite in a alone.
+    """
+
+    lost: float = 0.0
+    whole: float = 0.0
+    squares: Floats = field(default_factory=lambda: np.zeros(4))
+    max_abs: float | None = None
+    agreeing: int = 0
+    compared: int = 0
+    per_sample: bool = False
+    new_nonfinite: int = 0
 
     def add(self, a: Array, b: Array) -> None:
-        """Count one pair of outputs.
-
-        Raises:
-            CheckError: their shapes or types differ.
-        """
-        if a.shape != b.shape or a.dtype != b.dtype:
-            raise CheckError(
-                f"output '{self._name}' changed from {a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}"
-            )
+        """Count one run. Of arrays of different shapes, as after a selection by data, nothing is alike."""
+        if a.shape != b.shape:
+            self.lost, self.whole = self.lost + 1, self.whole + 1
+            return
+        if a.dtype.kind != "f":
+            self.lost, self.whole = self.lost + float((a != b).sum()), self.whole + a.size
         if a.dtype.kind in "OSU":  # strings
             return
         wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
         known = np.isfinite(wide_a)
         both = known & np.isfinite(wide_b)
-        self._new_nonfinite += int(known.sum() - both.sum())
+        self.new_nonfinite += int(known.sum() - both.sum())
         x, y = wide_a[both], wide_b[both]
+        sums = ((x - y) ** 2).sum(), (x**2).sum(), (y**2).sum(), (x * y).sum()
+        if a.dtype.kind == "f":
+            self._count_floats(wide_a, wide_b, sums[:2] if both.all() else None)
         if not x.size:
             return
-        self._squares += ((x - y) ** 2).sum(), (x**2).sum(), (y**2).sum(), (x * y).sum()
-        self._max_abs = max(self._max_abs or 0.0, float(np.abs(x - y).max(initial=0.0)))
+        self.squares += sums
+        self.max_abs = max(self.max_abs or 0.0, float(np.abs(x - y).max(initial=0.0)))
+        self._count_classes(wide_a, wide_b)
+
+    def _count_floats(self, a: Floats, b: Floats, sums: tuple[Any, Any] | None) -> None:
+        """Add ‖a − b‖² and ‖a‖², given where all is finite."""
+        if sums is None:
+            with np.errstate(invalid="ignore"):
+                sums = np.square(a - b).sum(), np.square(a).sum()
+        self.lost, self.whole = self.lost + float(sums[0]), self.whole + float(sums[1])
+
+    def _count_classes(self, a: Array, b: Array) -> None:
         axis = class_axis(a)
         if a.ndim >= 2 and a.shape[axis] > 1:
-            equal = wide_a.argmax(axis) == wide_b.argmax(axis)
-            self._agreeing += int(equal.sum())
-            self._compared += equal.size
-
-    def fidelity(self) -> Fidelity:
-        """What the pairs counted so far come to."""
-        difference, norm_a, norm_b, dot = self._squares
-        relative = math.sqrt(difference / norm_a) if norm_a else (None if difference else 0.0)
-        known = self._max_abs is not None and not self._new_nonfinite
-        return Fidelity(
-            name=self._name,
-            relative_l2=relative if known else None,
-            max_abs=self._max_abs if known else None,
-            cosine=float(dot / math.sqrt(norm_a * norm_b)) if known and norm_a * norm_b > 0 else None,
-            top1_agreement=self._agreeing / self._compared if self._compared else None,
-            new_nonfinite=self._new_nonfinite,
-        )
-
-
-@dataclass(slots=True)
-class Deviation:
-    """Sums over samples of how far an output is from what it should be: ‖a − b‖² relative to ‖a‖².
-
-    Distances between scores, not between the probabilities that follow from them: those of single sites
-    nearly add up, while what sites do to probabilities grows far faster than their sum.
-    """
-
-    lost: float = 0.0
-    whole: float = 0.0
-
-    def add(self, a: Array, b: Array) -> None:
-        """Count one run: what the output should be, and what it is."""
-        if a.shape != b.shape:  # as after a selection by data: nothing is where it was
-            self.lost, self.whole = self.lost + 1, self.whole + 1
-        elif a.dtype.kind != "f":
-            self.lost += float((a != b).sum())
-            self.whole += a.size
-        else:
-            self.lost += float(np.square(np.subtract(a, b, dtype=np.float64)).sum())
-            self.whole += float(np.square(a, dtype=np.float64).sum())
+            equal = a.argmax(axis) == b.argmax(axis)
+            self.agreeing += int(equal.sum())
+            self.compared += equal.size
+            self.per_sample = a.ndim == 2
 
     @property
     def share(self) -> float:
         """What is lost of the whole: 0 where nothing is; may exceed 1."""
         return self.lost / self.whole if self.whole else float(self.lost > 0)
+
+    def fidelity(self, name: str) -> Fidelity:
+        """What the runs counted so far come to, for the output of that name."""
+        difference, norm_a, norm_b, dot = self.squares
+        relative = math.sqrt(difference / norm_a) if norm_a else (None if difference else 0.0)
+        known = self.max_abs is not None and not self.new_nonfinite
+        return Fidelity(
+            name=name,
+            relative_l2=relative if known else None,
+            max_abs=self.max_abs if known else None,
+            cosine=float(dot / math.sqrt(norm_a * norm_b)) if known and norm_a * norm_b > 0 else None,
+            top1_agreement=self.agreeing / self.compared if self.compared else None,
+            new_nonfinite=self.new_nonfinite,
+        )

@@ -1,6 +1,7 @@
 from .chain import Chain as Chain
 from .chain import Floats as Floats
 from .chain import Link as Link
+from .chain import all_finite as all_finite
 from .cp import CpError as CpError
 from .dispatch import factorise as factorise
 from .linalg import leading_vectors as leading_vectors
@@ -12,6 +13,7 @@ from .shapes import LinkShape as LinkShape
 from .shapes import layout as layout
 from .spatial import spatial_chain as spatial_chain
 from .spectrum import Spectrum as Spectrum
-from .spectrum import spectra as spectra
 from .tucker import hooi as hooi
 from .tucker import tucker_chain as tucker_chain
+from .unfolding import spectra as spectra
+from .whitening import Whitening as Whitening

@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
+def all_finite(*arrays: Floats) -> bool:
+    """Whether no value is NaN or Inf."""
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Link:
     """One convolution of a chain.
@@ -47,7 +52,7 @@ class Chain:
 
     def finite(self) -> bool:
         """Whether no weight has NaN or Inf."""
-        return all(bool(np.isfinite(link.weight).all()) for link in self.links)
+        return all_finite(*(link.weight for link in self.links))
 
     def cast(self, dtype: np.dtype[np.generic]) -> Chain:
         """The chain as it will be stored: rounded to `dtype`, held in float64 again."""

@@ -13,10 +13,11 @@ def factorise(method: str, weight: Floats, ranks: Ranks, groups: int) -> Chain:
     Args:
         method: one of METHODS.
         weight: shape (C_out, C_in / groups, *kernel), or (C_out, C_in) for a matrix product; finite, float64.
-        ranks: per group; see `onnxdecomp.fit.rank_limits`.
+        ranks: per group; see `onnxdecomp.planning.rank_limits`.
         groups: each group is factored by itself.
 
     Raises:
+        ValueError: no such method.
         CpError: CP found no stable decomposition.
     """
     if method in ("tucker2", "tucker1"):
@@ -26,4 +27,6 @@ def factorise(method: str, weight: Floats, ranks: Ranks, groups: int) -> Chain:
         return pointwise.factorise(weight, rank, groups)
     if method == "spatial":
         return spatial.factorise(weight, rank, groups)
-    return cp.factorise(weight, rank, groups, split=method == "cp")
+    if method in ("cp", "cp3"):
+        return cp.factorise(weight, rank, groups, split=method == "cp")
+    raise ValueError(f"no decomposition is called {method!r}")

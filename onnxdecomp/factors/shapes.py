@@ -39,6 +39,9 @@ def layout(
         channels: input and output channels of the whole original.
         groups: its groups.
         ndim: its spatial dimensions, 0 for a matrix product.
+
+    Raises:
+        ValueError: no such method.
     """
     every = tuple(range(ndim))
     rank_in, rank_out = (r * groups if r is not None else None for r in (ranks.input, ranks.output))
@@ -59,6 +62,8 @@ def layout(
             link("spatial_in", channels[0], core_in, every[:1]),
             link("spatial_out", core_in, channels[1], every[1:]),
         )
+    if method not in ("cp", "cp3"):
+        raise ValueError(f"no decomposition is called {method!r}")
     split = [(axis,) for axis in every] if method == "cp" else [every]
     roles = [f"cp_{i}" for i in range(len(split))] if method == "cp" else ["cp_core"]
     middle = [link(role, core_in, core_in, axes, True) for role, axes in zip(roles, split, strict=True)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from onnxdecomp.factors.chain import Floats
 
@@ -57,6 +56,8 @@ def _noise_variance(squares: Floats, small: int, large: int, alpha: float, edge:
 
     def energy(log: float) -> float:
         return _free_energy(math.exp(log), squares, large, alpha, edge)
+
+    from scipy.optimize import minimize_scalar  # slow to load, and most ranks are found without it
 
     # Over log σ², for the bounds may lie powers of ten apart; on a grid first, for there are local minima.
     grid = np.linspace(math.log(max(lower, upper * 1e-14)), math.log(upper), _GRID)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from onnx import NodeProto
 
 from onnxdecomp.factors import Floats
 from onnxdecomp.fitting.moments import Geometry, patches
-from onnxdecomp.ir import Anchor, Array, attribute, ints
+from onnxdecomp.ir import Anchor, Array, Constant, attribute, find_constant, ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +38,41 @@ class Head:
     def scale(self) -> float:
         """What a shift of the product is in the bias."""
         return self.alpha / self.beta if self.centred else 0.0
+
+
+def find_head(anchor: Anchor, folder: Path, *, ir_version: int, freeze: bool) -> Head | str:
+    """How the output of a site follows from its product W·x, or why it cannot be fitted.
+
+    Args:
+        anchor: of the site.
+        folder: where the model's external data lie.
+        ir_version: of the model.
+        freeze: treat a bias that callers may override as constant.
+    """
+    if anchor.scope.path or anchor.scope.graph is None:
+        return "it stands inside another node's graph or a function"
+    outputs = (anchor.site.channels or (0, 0))[1]
+    name = None if anchor.batchnorm is not None else (*anchor.node.input[2:3], "")[0] or None
+    bias: Floats = np.zeros(outputs)
+    if anchor.batchnorm is not None:
+        bias = anchor.batchnorm.affine(folder)[1]
+    elif name is not None:
+        constant = find_constant(anchor.scope, name, ir_version=ir_version, freeze=freeze)
+        if not isinstance(constant, Constant):
+            return "its bias is no constant"
+        values = constant.values(folder).astype(np.float64)
+        if values.size != 1 and (values.size != outputs or values.shape[-1] != outputs):
+            return "its bias has a row for each sample"
+        bias = np.broadcast_to(values.reshape(-1), (outputs,)).copy()
+    output = anchor.output
+    if anchor.site.op == "Conv":
+        return Head(anchor=anchor, output=output, bias=bias, alpha=1.0, beta=1.0, centred=True)
+    scales = {a.name: a.f for a in anchor.node.attribute if a.name in ("alpha", "beta")}
+    alpha, beta = scales.get("alpha", 1.0), scales.get("beta", 1.0)
+    if not alpha:
+        return "its alpha is 0"
+    centred = name is not None and beta != 0
+    return Head(anchor=anchor, output=output, bias=bias, alpha=alpha, beta=beta, centred=centred)
 
 
 def blocks(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 from threadpoolctl import ThreadpoolController
 
-from onnxdecomp.factors import Floats, hooi, leading_vectors
+from onnxdecomp.factors import Floats, Whitening, hooi, leading_vectors
 from onnxdecomp.fitting.moments import Moments
 
 _CG_STEPS = 10
@@ -28,13 +28,12 @@ _CG_TOLERANCE = 1e-4
 _LARGE = 1024
 # Alternation ends when a round takes away less of the loss.
 _TOLERANCE = 1e-3
-# Eigenvalues of the channel covariance below this share of the largest are raised to it.
-_FLOOR = 1e-8
+# Eigenvalues of the channel covariance below this share of the largest are raised to it; where there is no
+# variance at all, of this.
+_FLOOR, _NOTHING = 1e-8, 1e-30
 # SciPy's wheels bring a BLAS of their own: while its threads and NumPy's share the cores, each waits for the
 # other's to stop spinning, 20 ms a call.
 _BLAS = ThreadpoolController().select(user_api="blas")
-# Stands for the largest where there is no variance at all.
-_TINY = 1e-30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +68,12 @@ class Problem:
             return self
         return Problem(self.s[np.ix_(order, order)], self.t[:, order], self.yy)
 
+    def channel_covariance(self, taps: int) -> Floats:
+        """The covariance of the channels (what each tap has), mean over taps: float64, (C, C)."""
+        modes = len(self.s) // taps
+        blocks = self.s.reshape(taps, modes, taps, modes)
+        return np.asarray(np.einsum("lmln->mn", blocks) / taps, np.float64)
+
     def rounded(self) -> Problem:
         """In single precision."""
         return Problem(self.s.astype(np.float32), self.t.astype(np.float32), self.yy)
@@ -101,7 +106,7 @@ class LowRank:
         return flat if self.outer is None else self.outer @ flat
 
 
-def fit(
+def fit_low_rank(
     problem: Problem,
     taps: int,
     inner: Floats | None,
@@ -120,7 +125,7 @@ def fit(
     if inner is None:
         core, outer = _reduced_rank(problem.s, problem.t, out_rank)
         return LowRank(None, core.reshape(len(core), taps, -1), outer)
-    covariance = _mean_block(problem.s, taps)
+    covariance = problem.channel_covariance(taps)
     found, explained = _outer_step(problem, taps, inner, out_rank)
     rough = problem.rounded() if len(problem.s) > _LARGE else problem
     for _ in range(rounds):
@@ -154,13 +159,6 @@ def _leading_left(matrix: Floats, rank: int) -> Floats:
     return np.linalg.qr(matrix @ right)[0]
 
 
-def _mean_block(s: Floats, taps: int) -> Floats:
-    """The covariance of the modes, mean over taps."""
-    modes = len(s) // taps
-    blocks = s.reshape(taps, modes, taps, modes)
-    return np.asarray(np.einsum("lmln->mn", blocks) / taps, np.float64)
-
-
 def start(problem: Problem, taps: int, weight: Floats, ranks: tuple[int | None, int | None]) -> Floats | None:
     """The input factor of a whitened weight: V = Σ^-½ Ṽ with Ṽ that of HOOI on W Σ^½, orthonormalised.
 
@@ -174,16 +172,15 @@ def start(problem: Problem, taps: int, weight: Floats, ranks: tuple[int | None, 
     if in_rank is None:
         return None
     guess = weight.reshape(len(weight), taps, -1)
-    covariance = _mean_block(problem.s, taps)
-    values, vectors = np.linalg.eigh(covariance)
-    roots = np.sqrt(np.maximum(values, _FLOOR * max(values[-1], _TINY)))
-    whitened = np.tensordot(guess, vectors * roots @ vectors.T, axes=1).transpose(0, 2, 1)  # D, modes, taps
+    covariance = problem.channel_covariance(taps)
+    whitening = Whitening.of(covariance, floor=_FLOOR, nothing=_NOTHING)
+    whitened = np.tensordot(guess, whitening.root(), axes=1).transpose(0, 2, 1)  # D, modes, taps
     whitened = whitened / (np.abs(whitened).max() or 1.0)
     if out_rank is None:
         basis = leading_vectors(whitened.transpose(1, 0, 2).reshape(len(covariance), -1), in_rank)
     else:
         _, basis = hooi(np.ascontiguousarray(whitened), out_rank, in_rank)
-    return np.linalg.qr(vectors / roots @ (vectors.T @ basis))[0]
+    return np.linalg.qr(whitening.undone(basis))[0]
 
 
 def _outer_step(problem: Problem, taps: int, inner: Floats, out_rank: int | None) -> tuple[LowRank, float]:

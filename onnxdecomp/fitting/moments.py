@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from onnxdecomp.factors import Floats
+from onnxdecomp.factors import Floats, all_finite
 
 # Bytes of the patches that are in memory at a time.
 _BLOCK = 1 << 27
@@ -114,7 +114,7 @@ class Moments:
 
     def finite(self) -> bool:
         """Whether every sum is."""
-        return bool(np.isfinite(self.xx).all() and np.isfinite(self.yx).all() and np.isfinite(self.yy).all())
+        return all_finite(self.xx, self.yx, self.yy)
 
 
 def total(parts: Sequence[Moments]) -> Moments:

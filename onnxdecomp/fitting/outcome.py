@@ -63,10 +63,11 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
-class Factored:
-    """The factors of one job, the choice they carry out, and their errors.
+class Factors:
+    """The factors of one unit, the choice they carry out, and their errors.
 
-    `biases` are those of the chains, one per site of the job, where samples moved them; None where they stay.
+    `biases` are those of the chains, one per site of the unit, where samples moved them; None where they
+    stay.
     """
 
     choice: Choice

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
-from onnx import helper
 from threadpoolctl import threadpool_limits
 
 from onnxdecomp.factors import Chain, CpError, Floats, factorise
-from onnxdecomp.fitting.outcome import Errors, Factored
+from onnxdecomp.fitting.outcome import Errors, Factors
 from onnxdecomp.ir import NotFiniteError, read_finite_weight
-from onnxdecomp.planning import Choice, Job
+from onnxdecomp.planning import Choice, Unit
 
 # Between it and its inverse the squares that make a norm stay in the range of float64.
 _PLAIN_NORM = 1e-100
 
 
-def factor_all(jobs: Sequence[Job], folder: Path, n_jobs: int) -> Iterator[Factored | str]:
-    """Factor every job, or say why it cannot be; results come in order, a few weights in memory at a time.
+def factor_all(units: Sequence[Unit], folder: Path, n_jobs: int) -> Iterator[Factors | str]:
+    """Factor every unit, or say why it cannot be; results come in order, a few weights in memory at a time.
 
     The work is joblib's to spread, over threads here or over whatever backend `joblib.parallel_config` sets.
     One BLAS thread each: matrices this small gain nothing from more, waiting threads fight other programs
@@ -28,29 +28,34 @@ def factor_all(jobs: Sequence[Job], folder: Path, n_jobs: int) -> Iterator[Facto
     """
     with threadpool_limits(1, user_api="blas"):
         parallel = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")
-        yield from parallel(delayed(_factor)(*_arrays(job, folder)) for job in jobs)
+        yield from parallel(delayed(_factor)(*_arrays(unit, folder)) for unit in units)
 
 
-def _arrays(job: Job, folder: Path) -> tuple[Floats | str, tuple[Choice, ...], int, np.dtype[np.generic]]:
+def largest_first(units: Sequence[Unit]) -> list[Unit]:
+    """The order in which no core waits for a long one at the end."""
+    return sorted(units, key=lambda unit: -math.prod(unit.weight.shape))
+
+
+def _arrays(unit: Unit, folder: Path) -> tuple[Floats | str, tuple[Choice, ...], int, np.dtype[np.generic]]:
     """All that factoring needs, free of protobufs, so that it can travel to another process."""
     try:
-        weight: Floats | str = read_finite_weight(job.anchors[0], folder)
+        weight: Floats | str = read_finite_weight(unit.lead, folder)
     except NotFiniteError as error:
         weight = str(error)
-    return weight, job.choices, job.groups, helper.tensor_dtype_to_np_dtype(job.weight.data_type)
+    return weight, unit.choices, unit.groups, unit.weight.dtype
 
 
 def _factor(
     weight: Floats | str, choices: Sequence[Choice], groups: int, dtype: np.dtype[np.generic]
-) -> Factored | str:
+) -> Factors | str:
     if isinstance(weight, str):
         return weight
     found = [factor_one(weight, choice, groups, dtype) for choice in choices]
-    good = [each for each in found if isinstance(each, Factored)]
+    good = [each for each in found if isinstance(each, Factors)]
     return min(good, key=lambda each: each.errors.weight) if good else found[0]
 
 
-def factor_one(weight: Floats, choice: Choice, groups: int, dtype: np.dtype[np.generic]) -> Factored | str:
+def factor_one(weight: Floats, choice: Choice, groups: int, dtype: np.dtype[np.generic]) -> Factors | str:
     """Plain factors of a weight, rounded to `dtype`, or why there are none."""
     try:
         exact = factorise(choice.method, weight, choice.ranks, groups)
@@ -59,7 +64,7 @@ def factor_one(weight: Floats, choice: Choice, groups: int, dtype: np.dtype[np.g
     stored = exact.cast(dtype)
     if not stored.finite():
         return f"its factors exceed the range of {dtype}"
-    return Factored(choice, stored, find_errors(weight, exact, stored, dtype))
+    return Factors(choice, stored, find_errors(weight, exact, stored, dtype))
 
 
 def find_errors(weight: Floats, exact: Chain, stored: Chain, dtype: np.dtype[np.generic]) -> Errors:

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxdecomp.factors import Chain, Floats, factorise
+from onnxdecomp.factors import Chain, Floats, Whitening, factorise
 from onnxdecomp.fitting.moments import flattened
-from onnxdecomp.fitting.outcome import Factored, Fit
+from onnxdecomp.fitting.outcome import Factors, Fit
 from onnxdecomp.fitting.plain import find_errors
 from onnxdecomp.fitting.ridges import PLAIN_IS_BETTER
 
 # Fold, group, patches (n, taps · channels) and products (n, D / groups).
-Block = tuple[int, int, NDArray[np.float32], NDArray[np.float32]]
-# Eigenvalues below this share of the largest are raised to it.
-_FLOOR = 1e-6
+PatchBlock = tuple[int, int, NDArray[np.float32], NDArray[np.float32]]
+# Eigenvalues below this share of the largest are raised to it; where there is no variance at all, of this.
+_FLOOR, _NOTHING = 1e-6, 1.0
 _JUDGED = 0
 
 
@@ -55,7 +55,7 @@ class ChannelMoments:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WideTarget:
-    """What the chains of a wide job are fitted to.
+    """What the chains of a wide unit are fitted to.
 
     Attributes:
         blocks: reads all blocks, as often as it is called.
@@ -65,7 +65,7 @@ class WideTarget:
         bias: what the first site adds to its product, shape (D,).
     """
 
-    blocks: Callable[[], Iterable[Block]]
+    blocks: Callable[[], Iterable[PatchBlock]]
     weight: Floats
     groups: int
     centred: bool
@@ -73,9 +73,9 @@ class WideTarget:
 
 
 def best_wide_factors(
-    plain: Factored, target: WideTarget, dtype: np.dtype[np.generic]
-) -> tuple[Factored, Floats | None, float]:
-    """Plain or whitened factors, whichever do better on samples held out; see `fitting.best_factors`."""
+    plain: Factors, target: WideTarget, dtype: np.dtype[np.generic]
+) -> tuple[Factors, Floats | None, float]:
+    """Plain or whitened factors, whichever do better on samples held out; see `ridges.best_factors`."""
     learned, everything = _sums(target)
     whitened = _whitened(plain, target, learned, dtype)
     rivals = [(plain.chain, False), (plain.chain, target.centred)]
@@ -115,30 +115,23 @@ def _sums(target: WideTarget) -> tuple[list[ChannelMoments], list[ChannelMoments
 
 
 def _whitened(
-    plain: Factored, target: WideTarget, moments: Sequence[ChannelMoments], dtype: np.dtype[np.generic]
-) -> Factored | None:
+    plain: Factors, target: WideTarget, moments: Sequence[ChannelMoments], dtype: np.dtype[np.generic]
+) -> Factors | None:
     """The decomposition of W Σ^½, undone in its first link; None where it cannot be stored."""
-    roots, inverses = zip(*(_roots(m.covariance()) for m in moments), strict=True)
+    found = [Whitening.of(each.covariance(), floor=_FLOOR, nothing=_NOTHING) for each in moments]
     parts = np.split(target.weight, target.groups)
-    scaled = np.concatenate([_mix(part, root) for part, root in zip(parts, roots, strict=True)])
+    scaled = np.concatenate([_mix(part, each.root()) for part, each in zip(parts, found, strict=True)])
     peak = float(np.abs(scaled).max()) or 1.0
     first, *rest = factorise(plain.choice.method, scaled / peak, plain.choice.ranks, target.groups).links
     undone = [
-        _mix(part, inverse) * peak
-        for part, inverse in zip(np.split(first.weight, target.groups), inverses, strict=True)
+        _mix(part, each.inverse()) * peak
+        for part, each in zip(np.split(first.weight, target.groups), found, strict=True)
     ]
     exact = Chain((dataclasses.replace(first, weight=np.concatenate(undone)), *rest), target.groups)
     stored = exact.cast(dtype)
     if not stored.finite():
         return None
     return dataclasses.replace(plain, chain=stored, errors=find_errors(target.weight, exact, stored, dtype))
-
-
-def _roots(covariance: Floats) -> tuple[Floats, Floats]:
-    """Σ^½ and Σ^-½."""
-    values, vectors = np.linalg.eigh(covariance)
-    roots = np.sqrt(np.maximum(values, _FLOOR * (values[-1] if values[-1] > 0 else 1.0)))
-    return vectors * roots @ vectors.T, vectors / roots @ vectors.T
 
 
 def _mix(weight: Floats, matrix: Floats) -> Floats:

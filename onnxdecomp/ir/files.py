@@ -45,7 +45,7 @@ def write_file(path: Path, write: Callable[[Path], object], keep: set[Path]) -> 
         UsageError: `path` is one of `keep`.
     """
     require_target(path, keep, device=True)
-    with _explained(path):
+    with explained(path):
         # What stands behind a link, as /dev/stdout may, must stay the file it is.
         if path.is_symlink() or (path.exists() and not path.is_file()):
             write(path)
@@ -67,7 +67,7 @@ def require_target(target: Path, keep: set[Path], *, device: bool = False) -> No
         UsageError: it is no file, or one of the files to `keep`.
         OutputError: its folder is missing or cannot be written.
     """
-    with _explained(target):
+    with explained(target):
         if target.is_dir():
             raise UsageError(f"{target} is a folder; name a file")
         exists = target.exists()
@@ -75,7 +75,7 @@ def require_target(target: Path, keep: set[Path], *, device: bool = False) -> No
             raise UsageError(
                 f"{target} belongs to the input, which is never overwritten; choose another output name"
             )
-        if exists and not target.is_file():
+        if exists and (not target.is_file() or _is_stdout(target)):
             if device:
                 return
             raise UsageError(f"{target} is no regular file; a model cannot go there")
@@ -104,7 +104,7 @@ def require_distinct(*targets: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turn the operating system's errors into one line that names the output."""
     try:
         yield

@@ -9,12 +9,23 @@ from numpy.typing import NDArray
 
 from onnxdecomp.errors import OnnxdecompError
 from onnxdecomp.ir.sites import Anchor
-
-NOT_FINITE = "its weight has NaN or Inf"
+from onnxdecomp.ir.weights import Constant
 
 
 class NotFiniteError(OnnxdecompError):
     """A weight, or what a BatchNormalization makes of it, has NaN or Inf."""
+
+
+def finite_values(weight: Constant, folder: Path) -> NDArray[np.float64]:
+    """A weight as it is stored, in float64.
+
+    Raises:
+        NotFiniteError: it has NaN or Inf.
+    """
+    values: NDArray[np.float64] = weight.values(folder).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise NotFiniteError("its weight has NaN or Inf")
+    return values
 
 
 def read_finite_weight(anchor: Anchor, folder: Path) -> NDArray[np.float64]:
@@ -23,11 +34,7 @@ def read_finite_weight(anchor: Anchor, folder: Path) -> NDArray[np.float64]:
     Raises:
         NotFiniteError: it has NaN or Inf.
     """
-    if anchor.weight is None:
-        raise ValueError(f"{anchor.site.name} has no constant weight")
-    values: NDArray[np.float64] = anchor.weight.values(folder).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise NotFiniteError(NOT_FINITE)
+    values = finite_values(anchor.constant, folder)
     if anchor.transposed:
         values = np.ascontiguousarray(values.T)
     if anchor.batchnorm is None:
@@ -35,5 +42,5 @@ def read_finite_weight(anchor: Anchor, folder: Path) -> NDArray[np.float64]:
     scale, bias = anchor.batchnorm.affine(folder)
     values = values * scale.reshape(-1, *[1] * (values.ndim - 1))
     if not (np.isfinite(values).all() and np.isfinite(bias).all()):
-        raise NotFiniteError("its BatchNormalization makes NaN or Inf of the weight (see --no-fold-bn)")
+        raise NotFiniteError("its BatchNormalization makes NaN or Inf of the weight (see `fold_bn`)")
     return values

@@ -17,7 +17,7 @@ from onnxdecomp.errors import ModelError
 
 ONNX_DOMAINS = ("", "ai.onnx")
 
-Tensor = tuple[int, str]
+TensorKey = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,7 +58,7 @@ class Scope:
             name in self.producers or name in self.initialisers or name in self.inputs or name in self.sparse
         )
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> TensorKey:
         """What identifies the tensor this scope defines as `name`."""
         return id(self.body), name
 
@@ -84,6 +84,12 @@ def ints(node: NodeProto, name: str) -> tuple[int, ...] | None:
     """The integers of the attribute `name`, or None where it is absent or set by a function's caller."""
     found = attribute(node, name)
     return tuple(found.ints) if found is not None and not found.ref_attr_name else None
+
+
+def flag(node: NodeProto, name: str) -> bool:
+    """Whether the integer attribute `name` is there and not 0."""
+    found = attribute(node, name)
+    return found is not None and bool(found.i)
 
 
 def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
@@ -182,14 +188,14 @@ class Uses:
             annotation, or the model's training info.
     """
 
-    readers: dict[Tensor, list[NodeProto]]
-    pinned: frozenset[Tensor]
+    readers: dict[TensorKey, list[NodeProto]]
+    pinned: frozenset[TensorKey]
 
 
 def find_uses(found: list[Scope], model: ModelProto) -> Uses:
     """Index the readers of every tensor in the scopes `found` of `model`."""
-    readers: dict[Tensor, list[NodeProto]] = defaultdict(list)
-    pinned: set[Tensor] = set()
+    readers: dict[TensorKey, list[NodeProto]] = defaultdict(list)
+    pinned: set[TensorKey] = set()
     for scope in found:
         for node in scope.body.node:
             for name in filter(None, node.input):

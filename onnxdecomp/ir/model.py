@@ -9,6 +9,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
@@ -61,6 +62,10 @@ class Model:
         return own | {part.file.resolve() for part in self.extents()}
 
 
+# What functions take for a model.
+Source: TypeAlias = Model | ModelProto | str | os.PathLike[str]
+
+
 def load(path: str | os.PathLike[str]) -> Model:
     """Read the ONNX model at `path`; external data are verified to be there, not read.
 
@@ -84,7 +89,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     return Model(proto=proto, folder=file.parent, path=file)
 
 
-def as_model(source: Model | ModelProto | str | os.PathLike[str]) -> Model:
+def as_model(source: Source) -> Model:
     """`source` as a Model: a path is loaded, a ModelProto wrapped (it must hold all its data)."""
     if isinstance(source, Model):
         return source

@@ -16,9 +16,9 @@ from typing import BinaryIO
 
 from onnx import ModelProto
 
-from onnxdecomp.ir.files import _explained, require_target
-from onnxdecomp.ir.model import PROTOBUF_LIMIT, Model
-from onnxdecomp.ir.spool import _point
+from onnxdecomp.ir.files import explained, require_target
+from onnxdecomp.ir.model import PROTOBUF_LIMIT, Model, Source, as_model
+from onnxdecomp.ir.spool import point_to
 from onnxdecomp.ir.tensors import Extent, all_tensors, extent, inline_nbytes, is_external
 
 # Where a large tensor may begin in a data file, so that runtimes can map it into memory (64 KiB: Windows).
@@ -52,16 +52,31 @@ def staged(model: Model, path: Path, keep: set[Path]) -> Iterator[Path]:
     external = bool(model.extents()) or inline_nbytes(model.proto) > PROTOBUF_LIMIT
     if external:
         require_target(data, keep)
-    with _explained(path):
+    with explained(path):
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        with _explained(path):
+        with explained(path):
             _write(model, scratch / path.name, scratch / data.name if external else None)
         yield scratch / path.name
-        with _explained(path):
+        with explained(path):
             _commit(scratch, path, data if external else None)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def on_disk(source: Source) -> Iterator[Path]:
+    """Where a model lies as a file: its own, or one that is gone after the block."""
+    if isinstance(source, str | os.PathLike):
+        yield Path(source)
+        return
+    model = as_model(source)
+    if model.path is not None:
+        yield model.path
+        return
+    with tempfile.TemporaryDirectory(prefix=".onnxdecomp.") as folder:
+        save(model, Path(folder) / "model.onnx")
+        yield Path(folder) / "model.onnx"
 
 
 def save(model: Model, path: str | os.PathLike[str], keep: set[Path] | None = None) -> None:
@@ -96,11 +111,11 @@ def _write_data(proto: ModelProto, folder: Path, data: Path) -> None:
                 if part not in placed:
                     placed[part] = _seek_aligned(stream, part.length)
                     _copy(part, stream)
-                _point(tensor, Path(data.name), placed[part], part.length)
+                point_to(tensor, Path(data.name), placed[part], part.length)
             elif move_out and len(tensor.raw_data) >= _LARGE:
                 offset = _seek_aligned(stream, len(tensor.raw_data))
                 stream.write(tensor.raw_data)
-                _point(tensor, Path(data.name), offset, len(tensor.raw_data))
+                point_to(tensor, Path(data.name), offset, len(tensor.raw_data))
         stream.flush()
         os.fsync(stream.fileno())
 

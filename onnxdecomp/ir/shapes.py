@@ -40,25 +40,6 @@ class InferredShapes:
         return self.by_name.get((path, name))
 
 
-def parse_input_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
-    """`["x:1,3,224,224"]` as `{"x": (1, 3, 224, 224)}`; a scalar is `x:`.
-
-    Raises:
-        UsageError: a text is not of that form.
-    """
-    parsed = {}
-    for text in texts:
-        name, colon, dims = text.rpartition(":")
-        try:
-            shape = tuple(int(dim) for dim in dims.split(",") if dim.strip())
-        except ValueError:
-            shape = (-1,)
-        if not colon or not name or any(dim < 0 for dim in shape):
-            raise UsageError(f"--input-shape {text}: write NAME:DIMS, as in x:1,3,224,224")
-        parsed[name] = shape
-    return parsed
-
-
 def graph_inputs(model: ModelProto) -> list[ValueInfoProto]:
     """The inputs a caller must feed: those without an initialiser to stand in for them."""
     stored = {t.name for t in model.graph.initializer} | {
@@ -88,7 +69,7 @@ def fixed_input_shapes(model: ModelProto, given: InputShapes) -> dict[str, Shape
     for name, shape in given.items():
         if name not in inputs:
             raise UsageError(
-                f"--input-shape {name}: no such input; the model's inputs are {', '.join(inputs)}"
+                f"`input_shapes` {name}: no such input; the model's inputs are {', '.join(inputs)}"
             )
         declared = inputs[name]
         if declared is not None and (
@@ -96,7 +77,7 @@ def fixed_input_shapes(model: ModelProto, given: InputShapes) -> dict[str, Shape
             or any(d not in (None, s) for d, s in zip(declared, shape, strict=True))
         ):
             need = ",".join("?" if d is None else str(d) for d in declared)
-            raise UsageError(f"--input-shape {name}: the model declares {name}:{need}")
+            raise UsageError(f"`input_shapes` {name}: the model declares {name}:{need}")
         inputs[name] = shape
     return {name: _with_batch(shape) for name, shape in inputs.items()}
 

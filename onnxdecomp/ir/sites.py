@@ -9,7 +9,7 @@ from typing import Any
 from onnx import NodeProto, TensorProto
 
 from onnxdecomp.ir.batchnorm import BatchNorm
-from onnxdecomp.ir.graph import Scope, attribute
+from onnxdecomp.ir.graph import Scope, flag
 from onnxdecomp.ir.weights import Constant
 
 FLOAT_TYPES: dict[int, str] = {
@@ -103,6 +103,13 @@ class Anchor:
     batchnorm: BatchNorm | None
 
     @property
+    def constant(self) -> Constant:
+        """The weight, where it is known to be one."""
+        if self.weight is None:
+            raise ValueError(f"{self.site.name} has no constant weight")
+        return self.weight
+
+    @property
     def output(self) -> str:
         """The tensor that a chain in its place writes: behind a BatchNormalization that is folded."""
         last: str = (self.batchnorm.node if self.batchnorm is not None else self.node).output[0]
@@ -111,9 +118,4 @@ class Anchor:
     @property
     def transposed(self) -> bool:
         """Whether the stored weight is (inputs, outputs): that of a MatMul, or of a Gemm without transB."""
-        return self.site.op == "MatMul" or (self.site.op == "Gemm" and not _flag(self.node, "transB"))
-
-
-def _flag(node: NodeProto, name: str) -> bool:
-    found = attribute(node, name)
-    return found is not None and bool(found.i)
+        return self.site.op == "MatMul" or (self.site.op == "Gemm" and not flag(self.node, "transB"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from onnxdecomp.ir.files import _explained
+from onnxdecomp.ir.files import explained
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -23,21 +23,22 @@ class Spool:
     @classmethod
     def create(cls, beside: Path | None) -> Spool:
         """A new scratch folder in `beside`, or where the system keeps temporary files."""
-        with _explained(beside or Path(tempfile.gettempdir())):
+        with explained(beside or Path(tempfile.gettempdir())):
             spool = cls(Path(tempfile.mkdtemp(prefix=".onnxdecomp.", dir=beside)).resolve())
         weakref.finalize(spool, shutil.rmtree, spool.folder, ignore_errors=True)
         return spool
 
     def store(self, tensor: TensorProto) -> None:
         """Move the raw data of `tensor` into a file of the scratch folder; the tensor becomes external."""
-        with _explained(self.folder):
+        with explained(self.folder):
             descriptor, name = tempfile.mkstemp(dir=self.folder)
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(tensor.raw_data)
-        _point(tensor, Path(name), 0, len(tensor.raw_data))
+        point_to(tensor, Path(name), 0, len(tensor.raw_data))
 
 
-def _point(tensor: TensorProto, location: Path, offset: int, length: int) -> None:
+def point_to(tensor: TensorProto, location: Path, offset: int, length: int) -> None:
+    """Make a tensor's data a stretch of a file: `length` bytes from `offset` on."""
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]

@@ -39,6 +39,11 @@ class Constant:
     data_type: int
 
     @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Its element type in NumPy."""
+        return helper.tensor_dtype_to_np_dtype(self.data_type)
+
+    @property
     def key(self) -> tuple[object, ...]:
         """Equal for two tensors that are sure to have the same values."""
         steps = [(n.op_type, *(a.SerializeToString() for a in n.attribute)) for n in self.steps]
@@ -71,7 +76,7 @@ def find_constant(scope: Scope, name: str, *, ir_version: int, freeze: bool) -> 
         stored = _stored(owner, name)
         if stored is not None:
             if name in owner.inputs and ir_version >= 4 and not freeze:
-                return "its weight is a graph input that callers may override (--freeze-weights fixes it)"
+                return "its weight is a graph input that callers may override (`freeze_weights` fixes it)"
             return _constant(owner, name, stored, tuple(steps))
         node = owner.producers.get(name)
         if node is None or not _forwards(node) or node in steps:

@@ -1,4 +1,4 @@
-from .nodes import Wiring as Wiring
-from .nodes import chain_nodes as chain_nodes
+from .chains import lower_chain as lower_chain
+from .chains import lower_weights as lower_weights
 from .nodes import constant_tensor as constant_tensor
 from .splice import Splicer as Splicer

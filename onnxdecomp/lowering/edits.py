@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from onnxdecomp.ir import FORWARDERS, Scope, Tensor, find_uses, is_onnx_op, scopes
+from onnxdecomp.ir import FORWARDERS, Scope, TensorKey, find_uses, is_onnx_op, scopes
 from onnxdecomp.lowering.nodes import constant_node
 
 _WEIGHT_STEPS = ("Constant", *FORWARDERS)
@@ -64,7 +64,7 @@ def add_constants(scope: Scope, beside: str, tensors: Sequence[TensorProto], ir_
             graph.input.insert(listed, value)
 
 
-def remove_dead(model: ModelProto, candidates: Iterable[Tensor]) -> None:
+def remove_dead(model: ModelProto, candidates: Iterable[TensorKey]) -> None:
     """Remove those constants that nothing uses any more, and what only led to them.
 
     Args:

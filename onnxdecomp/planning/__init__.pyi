@@ -1,10 +1,13 @@
 from .choice import Choice as Choice
 from .choice import label as label
+from .choosing import alternatives as alternatives
 from .choosing import choose as choose
 from .cost import chain_macs as chain_macs
 from .cost import chain_params as chain_params
 from .cost import links as links
 from .cost import macs_ratio as macs_ratio
+from .inspection import Inspection as Inspection
+from .inspection import inspect as inspect
 from .knapsack import Front as Front
 from .knapsack import front as front
 from .methods import applicable as applicable
@@ -20,7 +23,5 @@ from .rules import parse_rank as parse_rank
 from .spectra import PARTS as PARTS
 from .spectra import RULES as RULES
 from .spectra import SiteSpectra as SiteSpectra
-from .spectra import find_spectra as find_spectra
-from .units import Job as Job
-from .units import find_jobs as find_jobs
-from .units import largest_first as largest_first
+from .units import Unit as Unit
+from .units import find_units as find_units

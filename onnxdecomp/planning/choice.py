@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxdecomp.factors import Ranks
+from onnxdecomp.factors import ONE_RANK, Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,4 @@ def label(choice: Choice | None) -> str:
     """A choice in a word, for keys and tables: "tucker2 64/96", "kept"."""
     if choice is None:
         return "kept"
-    ranks = dict.fromkeys((choice.ranks.input, choice.ranks.output))
-    sides = [choice.ranks.input, choice.ranks.output] if choice.method.startswith("tucker") else [*ranks]
-    return f"{choice.method} {'/'.join('–' if rank is None else str(rank) for rank in sides)}"
+    return f"{choice.method} {choice.ranks.output if choice.method in ONE_RANK else choice.ranks.text}"

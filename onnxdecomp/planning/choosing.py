@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from onnxdecomp.factors import ONE_RANK, Floats, Ranks, spectra
+from onnxdecomp.factors import ONE_RANK, Floats, Ranks, Spectrum
 from onnxdecomp.ir import Site
 from onnxdecomp.planning.choice import Choice
 from onnxdecomp.planning.cost import chain_params, macs_ratio
@@ -40,7 +40,7 @@ def choose(site: Site, rule: RankRule, policy: Policy, weight: Callable[[], Floa
     if ratio <= WORTHWHILE or policy.allow_slower:
         return choice
     saving = f"save only {1 - ratio:.0%}" if ratio < 1 else f"cost {ratio:.2f}×"
-    return f"too small to pay: its chain would {saving} of its MACs (--allow-slower accepts that)"
+    return f"too small to pay: its chain would {saving} of its MACs (`allow_slower` accepts that)"
 
 
 def choose_ranks(
@@ -124,6 +124,12 @@ def _modes(site: Site, method: str, policy: Policy, weight: Callable[[], Floats]
         limits=rank_limits(site, method),
         align=policy.align,
         single=method in ONE_RANK,
-        spectra=functools.cache(lambda: spectra(method, weight(), site.groups or 1)),
+        spectra=functools.cache(lambda: _spectra(method, weight(), site.groups or 1)),
         cost=cost,
     )
+
+
+def _spectra(method: str, weight: Floats, groups: int) -> tuple[Spectrum, Spectrum]:
+    from onnxdecomp.factors import spectra  # with TensorLy, slow to load; most rules read no spectra
+
+    return spectra(method, weight, groups)

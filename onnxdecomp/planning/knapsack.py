@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxdecomp.errors import UsageError
+from onnxdecomp.factors import Floats, all_finite
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.int32]
 
 
@@ -80,7 +80,7 @@ def front(options: Sequence[Sequence[tuple[float, float]]], bins: int = 4096) ->
         if not len(site):
             raise UsageError(f"site {number} has no options to choose from")
         own = np.array(site, dtype=np.float64)
-        if not np.isfinite(own).all():
+        if not all_finite(own):
             raise UsageError(f"site {number} has an option whose cost or loss is not finite")
         all_costs = np.add.outer(costs, own[:, 0]).ravel()
         all_losses = np.add.outer(losses, own[:, 1]).ravel()

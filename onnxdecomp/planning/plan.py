@@ -30,7 +30,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """The document as JSON values."""
         sites = {
-            name: {"method": choice.method, "ranks": {"in": choice.ranks.input, "out": choice.ranks.output}}
+            name: {"method": choice.method, "ranks": choice.ranks.to_dict()}
             for name, choice in self.sites.items()
         }
         return {"version": 1, "sites": sites}

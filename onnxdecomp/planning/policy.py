@@ -46,10 +46,10 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.method not in (None, AUTO, *METHODS):
-            raise UsageError(f"--method {self.method}: unknown; it is one of {', '.join((*METHODS, AUTO))}")
-        for option, value in (("--align", self.align), ("--min-channels", self.min_channels)):
+            raise UsageError(f"`method` {self.method}: unknown; it is one of {', '.join((*METHODS, AUTO))}")
+        for name, value in (("align", self.align), ("min_channels", self.min_channels)):
             if value < 1:
-                raise UsageError(f"{option} {value}: must be at least 1")
+                raise UsageError(f"`{name}` {value}: must be at least 1")
 
 
 def fitting_methods(site: Site, policy: Policy) -> tuple[str, ...] | str:
@@ -68,4 +68,4 @@ def fitting_methods(site: Site, policy: Policy) -> tuple[str, ...] | str:
     c_in, c_out = site.group_channels
     width = f"{c_in}→{c_out} channels" + (" a group" if site.groups != 1 else "")
     what = f"{policy.method} does not fit" if policy.method and not all(narrow) else "too small to pay"
-    return f"{what}: {width}, and --min-channels is {policy.min_channels}"
+    return f"{what}: {width}, and `min_channels` is {policy.min_channels}"

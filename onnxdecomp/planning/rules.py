@@ -172,26 +172,26 @@ def parse_rank(value: str | int | float) -> RankRule:
         return EnergyRule(_share(parts[0][2], text))
     if names in (["params"], ["macs"]):
         return BudgetRule(names[0], _share(parts[0][2], text))
-    raise UsageError(f"--rank {text}: {_GRAMMAR}")
+    raise UsageError(f"`rank` {text}: {_GRAMMAR}")
 
 
 def _share(token: str, text: str) -> float:
     number = _number(token, text)
     if not isinstance(number, Fraction):
-        raise UsageError(f"--rank {text}: write a share with a decimal point, from 0.0 to 1.0; {_GRAMMAR}")
+        raise UsageError(f"`rank` {text}: write a share with a decimal point, from 0.0 to 1.0; {_GRAMMAR}")
     return float(number)
 
 
 def _number(token: str, text: str) -> Fraction | int:
     if not _NUMBER.fullmatch(token) or len(token) > _MOST_DIGITS:
         raise UsageError(
-            f"--rank {text}: '{token}' is neither a fraction nor a number of channels; {_GRAMMAR}"
+            f"`rank` {text}: '{token}' is neither a fraction nor a number of channels; {_GRAMMAR}"
         )
     number = Fraction(token) if "." in token else int(token)
     if number <= 0:
-        raise UsageError(f"--rank {text}: a rank must be above 0; {_GRAMMAR}")
+        raise UsageError(f"`rank` {text}: a rank must be above 0; {_GRAMMAR}")
     if isinstance(number, Fraction) and number > 1:
         raise UsageError(
-            f"--rank {text}: a fraction must not exceed 1.0 (an integer means channels); {_GRAMMAR}"
+            f"`rank` {text}: a fraction must not exceed 1.0 (an integer means channels); {_GRAMMAR}"
         )
     return number

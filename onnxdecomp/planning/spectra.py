@@ -57,7 +57,7 @@ class SiteSpectra:
             return {"reason": choice}
         return {
             "method": choice.method,
-            "ranks": {"in": choice.ranks.input, "out": choice.ranks.output},
+            "ranks": choice.ranks.to_dict(),
             "params": chain_params(self.site, choice),
             "macs": chain_macs(self.site, choice),
             "macs_ratio": macs_ratio(self.site, choice),

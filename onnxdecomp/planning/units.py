@@ -2,60 +2,69 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from onnxdecomp.ir import Anchor, BatchNorm, Constant, Survey
+from onnxdecomp.ir import Anchor, BatchNorm, Constant, Site
 from onnxdecomp.planning.choice import Choice
-from onnxdecomp.planning.choosing import alternatives
-from onnxdecomp.planning.policy import AUTO, Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Job:
-    """One weight to factor, and all the sites that share it, its ranks and its BatchNormalization.
+class Unit:
+    """Sites that share one weight, its BatchNormalization and their choice: what is factored once.
 
-    `choices` are the candidates: one, or several of which the one with the least weight error is taken.
+    Attributes:
+        anchors: of these sites, in graph order.
+        choices: open to them: a rule or a plan leaves one, "auto" several of which the one with the least
+            weight error is taken, a search weighs many.
     """
 
-    weight: Constant
-    batchnorm: BatchNorm | None
-    choices: tuple[Choice, ...]
-    groups: int
-    transposed: bool
     anchors: tuple[Anchor, ...]
+    choices: tuple[Choice, ...]
+
+    @property
+    def lead(self) -> Anchor:
+        """The first."""
+        return self.anchors[0]
+
+    @property
+    def name(self) -> str:
+        """That of the first site."""
+        return self.lead.site.name
+
+    @property
+    def sites(self) -> list[Site]:
+        """All of them."""
+        return [anchor.site for anchor in self.anchors]
+
+    @property
+    def weight(self) -> Constant:
+        """What they share."""
+        return self.lead.constant
+
+    @property
+    def batchnorm(self) -> BatchNorm | None:
+        """What is folded into it: that of the first site; the others' do the same to the weight."""
+        return self.lead.batchnorm
+
+    @property
+    def groups(self) -> int:
+        """Channel groups."""
+        return self.lead.site.groups or 1
 
 
-def find_jobs(found: Survey, decisions: Mapping[str, Choice | str], policy: Policy) -> list[Job]:
-    """Gather the chosen sites by what they have in common, in graph order; "auto" weighs all methods."""
-    jobs: dict[object, list[Anchor]] = {}
-    for anchor in found.anchors:
-        choice = decisions[anchor.site.name]
-        if isinstance(choice, Choice) and anchor.weight is not None:
+def find_units(anchors: Iterable[Anchor], choices: Mapping[str, tuple[Choice, ...]]) -> list[Unit]:
+    """Gather the sites that have choices by what they have in common, in graph order.
+
+    Args:
+        anchors: of all sites, in graph order.
+        choices: by site name; a site without any is left out.
+    """
+    found: dict[object, list[Anchor]] = {}
+    for anchor in anchors:
+        own = choices.get(anchor.site.name)
+        if own and anchor.weight is not None:
             fold = anchor.batchnorm.key if anchor.batchnorm is not None else None
-            key = (anchor.weight.key, fold, choice, anchor.site.groups, anchor.transposed)
-            jobs.setdefault(key, []).append(anchor)
-    return [_job(anchors, decisions, policy) for anchors in jobs.values()]
-
-
-def largest_first(jobs: Sequence[Job]) -> list[Job]:
-    """The order in which no core waits for a long job at the end."""
-    return sorted(jobs, key=lambda job: -math.prod(job.weight.shape))
-
-
-def _job(anchors: list[Anchor], decisions: Mapping[str, Choice | str], policy: Policy) -> Job:
-    lead = anchors[0]
-    choice = decisions[lead.site.name]
-    if lead.weight is None or not isinstance(choice, Choice):
-        raise ValueError(f"{lead.site.name} was not chosen")
-    sites = [anchor.site for anchor in anchors]
-    rivals = alternatives(sites, choice, policy) if policy.method == AUTO else []
-    return Job(
-        weight=lead.weight,
-        batchnorm=lead.batchnorm,
-        choices=(choice, *rivals),
-        groups=lead.site.groups or 1,
-        transposed=lead.transposed,
-        anchors=tuple(anchors),
-    )
+            key = (anchor.weight.key, fold, own[0], anchor.site.groups, anchor.transposed)
+            found.setdefault(key, []).append(anchor)
+    return [Unit(anchors=tuple(own), choices=choices[own[0].site.name]) for own in found.values()]

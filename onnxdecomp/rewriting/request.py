@@ -6,21 +6,36 @@ import re
 from dataclasses import dataclass
 
 from onnxdecomp.errors import UsageError, first_line
-from onnxdecomp.planning import Plan, RankRule, parse_rank
+from onnxdecomp.ir import InputShapes, Model, Survey, survey
+from onnxdecomp.planning import Plan, Policy, RankRule, parse_rank
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Ranks by a rule or by a plan, for the sites whose names match."""
+    """Ranks by a rule or by a plan, for the sites whose names match.
 
-    rule: RankRule | None
-    plan: Plan | None
-    only: re.Pattern[str]
-    skip: re.Pattern[str] | None
+    Attributes:
+        rule: for ranks; None where there is a plan.
+        plan: explicit choices, carried out to the letter; None where there is a rule.
+        policy: what the rule may choose.
+        only: the sites whose names have this in them are rewritten.
+        skip: but not those whose names have this in them; None for none.
+    """
+
+    rule: RankRule | None = None
+    plan: Plan | None = None
+    policy: Policy
+    only: re.Pattern[str] = re.compile("")
+    skip: re.Pattern[str] | None = None
 
     @classmethod
     def parse(
-        cls, rank: str | int | float | None, plan: Plan | None, only: str | None, skip: str | None
+        cls,
+        rank: str | int | float | None,
+        plan: Plan | None,
+        policy: Policy | None,
+        only: str | None = None,
+        skip: str | None = None,
     ) -> Request:
         """The request behind the arguments of `rewrite`.
 
@@ -28,13 +43,26 @@ class Request:
             UsageError: neither or both of rank and plan, or one of the texts cannot be read.
         """
         if (rank is None) == (plan is None):
-            raise UsageError("give either a rank (--rank 0.25) or a plan (--plan FILE), one of the two")
-        rule = parse_rank(rank) if rank is not None else None
-        return cls(rule, plan, _compile(only or ""), _compile(skip) if skip else None)
+            raise UsageError("give either `rank` or `plan`, one of the two")
+        return cls(
+            rule=parse_rank(rank) if rank is not None else None,
+            plan=plan,
+            policy=policy or Policy(),
+            only=_compile(only or ""),
+            skip=_compile(skip) if skip else None,
+        )
 
     def wants(self, name: str) -> bool:
         """Whether the user's regular expressions let the site `name` be rewritten."""
         return bool(self.only.search(name)) and not (self.skip is not None and self.skip.search(name))
+
+    def survey(self, model: Model, input_shapes: InputShapes, *, freeze: bool, fold_bn: bool) -> Survey:
+        """The sites of `model` that the request may be about: a plan may name a Gemm or MatMul too."""
+        linear = self.policy.wants_linear or self.plan is not None
+        found = survey(model, input_shapes=input_shapes, freeze=freeze, fold_bn=fold_bn, linear=linear)
+        if self.plan is not None and not self.policy.wants_linear:
+            return found.without_linear(set(found.names()) - set(self.plan.sites))
+        return found
 
 
 def _compile(text: str) -> re.Pattern[str]:

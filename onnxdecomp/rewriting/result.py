@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
 
-from onnxdecomp.fitting import Errors, Fit
-from onnxdecomp.ir import Model, Site, save
-from onnxdecomp.planning import Choice, Plan
+from onnxdecomp.comparing import Check, Quality
+from onnxdecomp.fitting import Errors, Factors, Fit
+from onnxdecomp.ir import Model, Site, Survey, staged
+from onnxdecomp.planning import Choice, Plan, chain_macs, chain_params
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class SiteReport:
             "kernel": list(site.kernel),
             "groups": site.groups,
             "method": choice.method if choice else None,
-            "ranks": {"in": choice.ranks.input, "out": choice.ranks.output} if choice else None,
+            "ranks": choice.ranks.to_dict() if choice else None,
             "params": {"before": site.params, "after": self.after[0]},
             "macs": {"before": site.macs, "after": self.after[1]},
             "weight_error": self.errors.weight if self.errors else None,
@@ -83,6 +86,8 @@ class Result:
         totals: before and after.
         notes: one line each on what could not be found out.
         sources: the files of the original, which `save` never overwrites.
+        check: of the new model against the original; None where none was made.
+        quality: on samples held out; None where it was not measured.
     """
 
     rewritten: Model
@@ -91,6 +96,8 @@ class Result:
     totals: Totals
     notes: tuple[str, ...]
     sources: frozenset[Path]
+    check: Check | None = None
+    quality: Quality | None = None
 
     @property
     def model(self) -> ModelProto:
@@ -104,8 +111,65 @@ class Result:
             OutputError: the folder is missing, read-only or full.
             UsageError: `path` belongs to the original.
         """
-        save(self.rewritten, path, set(self.sources))
+        with self.staged(path):
+            pass
+
+    @contextlib.contextmanager
+    def staged(self, path: str | os.PathLike[str], keep: Iterable[Path] = ()) -> Iterator[Path]:
+        """Write the new model beside `path`, and move it there when the block succeeds.
+
+        Yields the whole model's path, for a check of what is about to be delivered.
+
+        Args:
+            path: where it shall stand in the end.
+            keep: other files that must not be overwritten.
+
+        Raises:
+            OutputError, UsageError: as `save`.
+        """
+        with staged(self.rewritten, Path(path), {*self.sources, *keep}) as candidate:
+            yield candidate
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON report, without the check."""
-        return {"sites": [site.to_dict() for site in self.sites], "total": self.totals.to_dict()}
+        """The JSON report; "check" and "quality" are in it where they were made."""
+        document: dict[str, Any] = {
+            "sites": [site.to_dict() for site in self.sites],
+            "total": self.totals.to_dict(),
+        }
+        if self.check is not None:
+            document["check"] = self.check.to_dict()
+        if self.quality is not None:
+            document["quality"] = self.quality.to_dict()
+        return document
+
+
+def report_of(site: Site, decision: Choice | str, outcome: Factors | None) -> SiteReport:
+    """What became of a site, of whose decision `outcome` are the factors."""
+    if isinstance(decision, str) or outcome is None:
+        return SiteReport(
+            site=site, choice=None, reason=str(decision), after=(site.params, site.macs), errors=None
+        )
+    after = (chain_params(site, decision), chain_macs(site, decision))
+    return SiteReport(
+        site=site, choice=decision, reason=None, after=after, errors=outcome.errors, fit=outcome.fit
+    )
+
+
+def totals_of(found: Survey, reports: Sequence[SiteReport], rewritten: Model) -> Totals:
+    """Sums over all sites, a weight that several share counted once; None where one is not known."""
+    before: dict[object, int | None] = {}
+    after: dict[object, int | None] = {}
+    for anchor, report in zip(found.anchors, reports, strict=True):
+        key = anchor.weight.key if anchor.weight is not None else anchor.site.name
+        before[key] = report.site.params
+        after[key, report.choice] = report.after[0]
+    return Totals(
+        params=(_sum(before.values()), _sum(after.values())),
+        macs=(_sum(r.site.macs for r in reports), _sum(r.after[1] for r in reports)),
+        nbytes=(found.model.nbytes(), rewritten.nbytes()),
+    )
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    listed = list(values)
+    return None if None in listed else sum(value for value in listed if value is not None)

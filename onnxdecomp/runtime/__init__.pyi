@@ -1,3 +1,4 @@
+from .folders import cache_folder as cache_folder
 from .inputs import Feeds as Feeds
 from .inputs import InputSpec as InputSpec
 from .inputs import input_specs as input_specs
@@ -17,7 +18,9 @@ from .runner import Outputs as Outputs
 from .runner import Runner as Runner
 from .runner import open_in_onnxruntime as open_in_onnxruntime
 from .runner import open_in_reference as open_in_reference
+from .segments import segment as segment
 from .session import Engine as Engine
 from .session import onnxruntime as onnxruntime
 from .session import open_session as open_session
+from .session import run_errors as run_errors
 from .walk import Walk as Walk

@@ -70,7 +70,7 @@ def random_feeds(model: ModelProto, shapes: InputShapes, seed: int = 0) -> Feeds
         if shape is None or None in shape:
             dims = "?" if shape is None else ",".join("?" if dim is None else str(dim) for dim in shape)
             raise UsageError(
-                f"input '{spec.name}' has unknown dimensions ({dims}): give --input-shape {spec.name}:DIMS"
+                f"input '{spec.name}' has unknown dimensions ({dims}): give `input_shapes` {spec.name}:DIMS"
             )
         feeds[spec.name] = _random(generator, tuple(d for d in shape if d is not None), spec.dtype)
     return feeds

@@ -56,7 +56,7 @@ def find_providers(shorts: Sequence[str]) -> tuple[list[Provider], list[str]]:
     ort = onnxruntime()
     unknown = [short for short in shorts if short not in PROVIDERS]
     if unknown:
-        raise UsageError(f"--provider {unknown[0]}: there are {', '.join(PROVIDERS)}")
+        raise UsageError(f"`providers` {unknown[0]}: there are {', '.join(PROVIDERS)}")
     present = ort.get_available_providers()
     wanted = [PROVIDERS[short] for short in dict.fromkeys(shorts)]
     missing = [

@@ -10,10 +10,9 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from onnxdecomp.errors import RunError, first_line
 from onnxdecomp.ir import Array
 from onnxdecomp.runtime.inputs import Feeds
-from onnxdecomp.runtime.session import onnxruntime
+from onnxdecomp.runtime.session import Engine, onnxruntime, open_session, run_errors
 
 Outputs = dict[str, Array]
 
@@ -26,32 +25,26 @@ class Runner:
     run: Callable[[Feeds], Outputs]
 
 
-def open_in_onnxruntime(path: Path) -> Runner:
+def open_in_onnxruntime(path: Path, *, extended: bool = False) -> Runner:
     """Load the model at `path` into ONNX Runtime's CPU execution provider, all optimisations on.
+
+    Args:
+        path: of the model.
+        extended: leave the blocked layout out; see `Engine`.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         RunError: it does not load the model, or, from `run`, does not run it.
     """
-    ort = onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong arrives as an exception
-    # Between two runs the cores are another session's, or NumPy's.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    # onnxruntime's exceptions share no base class of their own, here and below.
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise RunError(f"ONNX Runtime does not load {path.name}: {first_line(error)}") from error
+    with run_errors(f"ONNX Runtime does not load {path.name}"):
+        session = open_session(str(path), Engine(threads=None, extended=extended))
     names = [output.name for output in session.get_outputs()]
 
     def run(feeds: Feeds) -> Outputs:
-        try:
+        with run_errors(f"ONNX Runtime does not run {path.name}"):
             return dict(zip(names, session.run(names, dict(feeds)), strict=True))
-        except Exception as error:
-            raise RunError(f"ONNX Runtime does not run {path.name}: {first_line(error)}") from error
 
-    return Runner(f"ONNX Runtime {ort.__version__}", run)
+    return Runner(f"ONNX Runtime {onnxruntime().__version__}", run)
 
 
 def open_in_reference(path: Path) -> Runner:
@@ -61,18 +54,11 @@ def open_in_reference(path: Path) -> Runner:
         RunError: it does not load the model, or, from `run`, does not run it.
     """
     # The evaluator's operators raise whatever NumPy raises.
-    try:
+    with run_errors(f"the reference evaluator does not load {path.name}"):
         evaluator = ReferenceEvaluator(str(path))
-    except Exception as error:
-        raise RunError(f"the reference evaluator does not load {path.name}: {first_line(error)}") from error
 
     def run(feeds: Feeds) -> Outputs:
-        try:
-            with np.errstate(all="ignore"):
-                return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
-        except Exception as error:
-            raise RunError(
-                f"the reference evaluator does not run {path.name}: {first_line(error)}"
-            ) from error
+        with run_errors(f"the reference evaluator does not run {path.name}"), np.errstate(all="ignore"):
+            return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
 
     return Runner(f"ONNX reference evaluator {onnx.__version__}", run)

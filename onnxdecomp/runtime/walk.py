@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxdecomp.errors import RunError, first_line
-from onnxdecomp.ir import Array, all_tensors, extent, is_external, is_onnx_op, read, subgraphs
+from onnxdecomp.errors import RunError
+from onnxdecomp.ir import Array, is_onnx_op, read, subgraphs
 from onnxdecomp.runtime.inputs import Feeds
-from onnxdecomp.runtime.session import onnxruntime
+from onnxdecomp.runtime.segments import segment
+from onnxdecomp.runtime.session import Engine, open_session, run_errors
 from onnxdecomp.runtime.tape import Tape
+
+_REFUSAL = "ONNX Runtime does not run the model on the samples"
 
 
 class Walk:
@@ -211,56 +214,17 @@ class Walk:
                 self._tape.append(name, value)
 
     def _session(self, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]) -> Any:
-        ort = onnxruntime()
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong arrives as an exception
-        # Threads that spin between segments take the cores from the arithmetic there.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        segment = self._segment(nodes, inputs, outputs)
-        # onnxruntime's exceptions share no base class of their own, here and below.
-        try:
-            return ort.InferenceSession(
-                segment.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise _refusal(error) from error
+        reads = {name for node in nodes for name in self._reads[id(node)]}
+        values = [self._tape.value_info(name) for name in inputs]
+        constants = [self._constants[name] for name in sorted(reads & set(self._constants))]
+        made = segment(self._model, self._folder, nodes, values, outputs, constants)
+        with run_errors(_REFUSAL):
+            # Threads that spin between segments take the cores from the arithmetic there.
+            return open_session(made.SerializeToString(), Engine(threads=None, spinning=False))
 
     def _answers(self, session: Any, outputs: Sequence[str], feeds: Feeds) -> list[Array]:
-        try:
+        with run_errors(_REFUSAL):
             return [np.asarray(value) for value in session.run(outputs, dict(feeds))]
-        except Exception as error:
-            raise _refusal(error) from error
-
-    def _segment(
-        self, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]
-    ) -> ModelProto:
-        """A model of these nodes alone."""
-        reads = {name for node in nodes for name in self._reads[id(node)]}
-        whole = self._model
-        graph = GraphProto(name="segment", node=nodes)
-        graph.input.extend(self._tape.value_info(name) for name in inputs)
-        graph.output.extend(helper.make_empty_tensor_value_info(name) for name in outputs)
-        for name in sorted(reads & set(self._constants)):
-            constant = self._constants[name]
-            if isinstance(constant, TensorProto):
-                graph.initializer.append(constant)
-            else:
-                graph.sparse_initializer.append(constant)
-        segment = ModelProto(
-            ir_version=max(whole.ir_version, 4),
-            opset_import=whole.opset_import,
-            functions=whole.functions,
-            graph=graph,
-        )
-        for tensor in filter(is_external, all_tensors(segment)):
-            inlined = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-            inlined.raw_data = extent(tensor, self._folder).read()
-            tensor.CopyFrom(inlined)
-        return segment
-
-
-def _refusal(error: Exception) -> RunError:
-    return RunError(f"ONNX Runtime does not run the model on the samples: {first_line(error)}")
 
 
 def _reads(node: NodeProto) -> Iterator[str]:

@@ -1,14 +1,10 @@
 from .folds import deal as deal
 from .folds import sample_digests as sample_digests
-from .holdout import DEFAULT_FITTED as DEFAULT_FITTED
 from .holdout import SampleSets as SampleSets
 from .labels import Labels as Labels
 from .labels import read_labels as read_labels
-from .preprocessing import CHANNELS as CHANNELS
-from .preprocessing import LAYOUTS as LAYOUTS
 from .preprocessing import PRESETS as PRESETS
 from .preprocessing import Preprocessing as Preprocessing
-from .preprocessing import parse_preprocessing as parse_preprocessing
 from .samples import BATCH as BATCH
 from .samples import Samples as Samples
 from .samples import open_samples as open_samples

@@ -66,7 +66,7 @@ def require_image_shape(spec: InputSpec, images: ImageInput, size: tuple[int, ..
     height, width = size
     shape = images.shape(height, width)
     rows, columns = images.declared_size(spec)
-    hint = f"; give --image-size {rows},{columns}" if rows and columns else ""
+    hint = f"; give `Preprocessing.size` {rows},{columns}" if rows and columns else ""
     require_shape(spec, shape, where, hint if (rows, columns) != (images.size or size) else "")
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -17,21 +20,31 @@ from onnxdecomp.ir import Array, is_external
 from onnxdecomp.runtime import Feeds, InputSpec, is_floating
 
 
-def load_arrays(path: Path, what: str = "samples") -> dict[str, Array]:
-    """The arrays in an .npz file by name, or that of an .npy file under the name "".
+@contextmanager
+def open_arrays(path: Path, what: str = "samples") -> Iterator[Mapping[str, Callable[[], Array]]]:
+    """The arrays in an .npz file by name, or that of an .npy file under the name "", each read when called.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the file, or an array in it, cannot be read.
     """
     try:
         with path.open("rb") as stream:
             loaded = np.load(stream, allow_pickle=False)
-            single = isinstance(loaded, np.ndarray)
-            return {"": loaded} if single else {name: loaded[name] for name in loaded.files}
+            if isinstance(loaded, np.ndarray):
+                yield {"": lambda: loaded}
+            else:
+                yield {name: partial(_array, loaded, name) for name in loaded.files}
     except OSError as error:
         raise UsageError(f"cannot read the {what} {path}: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"cannot read the {what} {path}: no .npz or .npy file of numbers") from error
+
+
+def _array(loaded: Mapping[str, Any], name: str) -> Array:
+    array = loaded[name]
+    if not isinstance(array, np.ndarray):  # NumPy hands out the bytes of what is no array
+        raise ValueError(name)
+    return array
 
 
 def read_arrays(path: Path, specs: Sequence[InputSpec]) -> Feeds:
@@ -43,10 +56,12 @@ def read_arrays(path: Path, specs: Sequence[InputSpec]) -> Feeds:
     Raises:
         UsageError: the file cannot be read, or has no array for an input.
     """
-    arrays = load_arrays(path)
-    missing = [spec.name for spec in specs if spec.name not in arrays]
+    with open_arrays(path) as found:
+        missing = [spec.name for spec in specs if spec.name not in found]
+        wanted = found if missing else [spec.name for spec in specs]
+        arrays = {name: found[name]() for name in wanted}
     if not missing:
-        return {spec.name: arrays[spec.name] for spec in specs}
+        return arrays
     if len(specs) == 1:
         takes_pictures = specs[0].shape is None or len(specs[0].shape) == 4
         pictures = [array for array in arrays.values() if array.ndim == 4 and takes_pictures]

@@ -21,11 +21,11 @@ def deal(samples: Samples) -> list[Samples]:
         UsageError: fewer than two samples.
     """
     if len(samples) < 2:
-        raise UsageError("--data: fitting needs at least 2 samples, 64 or more do well")
+        raise UsageError("`data`: fitting needs at least 2 samples, 64 or more do well")
     unit = samples.batch or 1
     if len(samples) < 2 * unit:
         raise UsageError(
-            f"--data: the model takes {unit} samples at a time, and fitting needs two such batches"
+            f"`data`: the model takes {unit} samples at a time, and fitting needs two such batches"
         )
     order = [i for _, i in sorted((digest, i) for i, digest in enumerate(sample_digests(samples)))]
     units = [order[start : start + unit] for start in range(0, len(order), unit)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from onnxdecomp.errors import UsageError
-from onnxdecomp.sampling.labels import Labels, read_labels
+from onnxdecomp.sampling.labels import Labels, labels_file, read_labels
 from onnxdecomp.sampling.samples import Samples
 
 DEFAULT_FITTED = 256
@@ -26,9 +27,9 @@ def hold_out(samples: Samples, count: int, seed: int = 0) -> tuple[Samples, Samp
     """
     total = len(samples)
     if count < 2:
-        raise UsageError(f"--samples {count}: fitting needs at least 2, 64 or more do well")
+        raise UsageError(f"`count` {count}: fitting needs at least 2, 64 or more do well")
     if total < 3:
-        raise UsageError(f"--data: {total} sample, but fitting needs 2 and one more to measure on")
+        raise UsageError(f"`data`: {total} sample, but fitting needs 2 and one more to measure on")
     fitted = min(count, total - max(1, total // _LEAST_SHARE))
     order = [int(i) for i in np.random.default_rng(seed).permutation(total)]
     held = order[fitted : fitted + MOST_HELD_OUT]
@@ -37,11 +38,19 @@ def hold_out(samples: Samples, count: int, seed: int = 0) -> tuple[Samples, Samp
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleSets:
-    """The samples to fit to, those held out to measure on, and the classes of these (None: not known)."""
+    """Samples dealt for two uses.
+
+    Attributes:
+        fitted: to fit to.
+        held_out: to measure on.
+        labels: the classes of those held out; None where they are not known.
+        labels_path: the file that they were read of; None where there is none.
+    """
 
     fitted: Samples
     held_out: Samples
     labels: Labels | None = None
+    labels_path: Path | None = None
 
     @classmethod
     def draw(cls, samples: Samples, count: int = DEFAULT_FITTED, labels: str | None = None) -> SampleSets:
@@ -52,4 +61,9 @@ class SampleSets:
         """
         fitted, held_out = hold_out(samples, count)
         known = read_labels(labels, held_out) if labels is not None else None
-        return cls(fitted=fitted, held_out=held_out, labels=known)
+        path = labels_file(labels) if labels is not None else None
+        return cls(fitted=fitted, held_out=held_out, labels=known, labels_path=path)
+
+    def sources(self) -> set[Path]:
+        """The files that samples and labels are read of."""
+        return self.fitted.sources() | ({self.labels_path} if self.labels_path is not None else set())

@@ -53,11 +53,11 @@ class ImageInput:
         channels = (shape[3] if layout == "nhwc" else shape[1]) or 3
         if channels not in (1, 3):
             raise UsageError(
-                f"{needs} has {channels} channels as {layout}; images have 1 or 3: give --layout, or arrays"
+                f"{needs} has {channels} channels as {layout}; images have 1 or 3: give `layout`, or arrays"
             )
-        for option, values in (("--mean", preprocessing.mean), ("--std", preprocessing.std)):
+        for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             if values is not None and len(values) not in (1, channels):
-                raise UsageError(f"{needs} has {channels} channels, {option} has {len(values)} values")
+                raise UsageError(f"{needs} has {channels} channels, `{name}` has {len(values)} values")
         return cls(
             dtype=spec.dtype,
             layout=layout,
@@ -83,7 +83,9 @@ class ImageInput:
         if self.size is not None:
             return self
         if not height or not width:
-            raise UsageError(f"{where}: input '{spec.name}' takes images of any size: give --image-size H,W")
+            raise UsageError(
+                f"{where}: input '{spec.name}' takes images of any size: give `Preprocessing.size` H,W"
+            )
         return replace(self, size=(height, width))
 
     def declared_size(self, spec: InputSpec) -> Shape:
@@ -97,8 +99,7 @@ class ImageInput:
         Raises:
             MissingExtraError: they must be resized and Pillow is not installed.
         """
-        if self.size not in (None, pixels.shape[1:3]):
-            pixels = np.stack([self._resized(each) for each in pixels])
+        pixels = self.sized(pixels)
         if self.preprocessing.channels == "bgr":
             pixels = pixels[..., ::-1]
         if self.dtype != np.uint8:
@@ -108,6 +109,12 @@ class ImageInput:
         if self.layout == "nchw":
             pixels = pixels.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(pixels, self.dtype)
+
+    def sized(self, pixels: Array) -> Array:
+        """Bytes of shape N×H×W×C in the size this input takes; raises as `convert` does."""
+        if self.size in (None, pixels.shape[1:3]):
+            return pixels
+        return np.stack([self._resized(each) for each in pixels])
 
     def _resized(self, pixels: Array) -> Array:
         pillow, (height, width) = _pillow(), self.size or (0, 0)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Array
-from onnxdecomp.sampling.files import load_arrays
+from onnxdecomp.sampling.files import open_arrays
 from onnxdecomp.sampling.samples import Samples
 
 Labels = NDArray[np.int64]
@@ -28,39 +28,51 @@ def read_labels(spec: str, samples: Samples) -> Labels:
     Raises:
         UsageError: the labels cannot be read, are no integers, or are not one per sample.
     """
-    file, colon, key = spec.rpartition(":")
-    if colon and Path(file).suffix.lower() == ".npz":
-        return _of_array(_named(Path(file), key, spec), spec, samples)
-    path = Path(spec)
+    path, key = _parted(spec)
+    if key is not None:
+        return _of_array(_named(path, key, spec), spec, samples)
     if path.suffix.lower() == ".npy":
-        return _of_array(load_arrays(path, "labels").get("", np.empty(0)), spec, samples)
+        with open_arrays(path, "labels") as arrays:
+            array = arrays[""]() if "" in arrays else np.empty(0)
+        return _of_array(array, spec, samples)
     if path.suffix.lower() == ".npz":
-        raise UsageError(f"--labels {spec}: name the array too, as in {spec}:y")
+        raise UsageError(f"`labels` {spec}: name the array too, as in {spec}:y")
     if path.suffix.lower() == ".csv" or path.is_file():
         return _of_table(path, samples)
     if samples.path is None or samples.path.suffix.lower() != ".npz" or samples.path.is_dir():
         raise UsageError(
-            f"--labels {spec}: no such file; give a CSV of file,class rows, F.npy, F.npz:KEY, or, "
+            f"`labels` {spec}: no such file; give a CSV of file,class rows, F.npy, F.npz:KEY, or, "
             "with samples in one .npz file, the name of an array there"
         )
     return _of_array(_named(samples.path, spec, spec), spec, samples)
 
 
+def labels_file(spec: str) -> Path | None:
+    """The file that labels are read of, resolved; None where `spec` names an array of the samples."""
+    path = _parted(spec)[0]
+    return path.resolve() if path.is_file() else None
+
+
+def _parted(spec: str) -> tuple[Path, str | None]:
+    file, colon, key = spec.rpartition(":")
+    return (Path(file), key) if colon and Path(file).suffix.lower() == ".npz" else (Path(spec), None)
+
+
 def _named(path: Path, key: str, spec: str) -> Array:
-    arrays = load_arrays(path, "labels")
-    if key not in arrays:
-        raise UsageError(
-            f"--labels {spec}: {path} has no array '{key}'; it has {', '.join(arrays) or 'none'}"
-        )
-    return arrays[key]
+    with open_arrays(path, "labels") as arrays:
+        if key not in arrays:
+            raise UsageError(
+                f"`labels` {spec}: {path} has no array '{key}'; it has {', '.join(arrays) or 'none'}"
+            )
+        return arrays[key]()
 
 
 def _of_array(array: Array, spec: str, samples: Samples) -> Labels:
     if array.dtype.kind not in "iu":
-        raise UsageError(f"--labels {spec}: classes are integers, the array has {array.dtype}")
+        raise UsageError(f"`labels` {spec}: classes are integers, the array has {array.dtype}")
     if array.shape[:1] != (array.size,) or array.size != samples.total:
         raise UsageError(
-            f"--labels {spec}: {samples.total} samples need one class each, "
+            f"`labels` {spec}: {samples.total} samples need one class each, "
             f"the array has the shape {list(array.shape)}"
         )
     return array.reshape(-1).astype(np.int64)[list(samples.indices)]
@@ -71,7 +83,7 @@ def _of_table(path: Path, samples: Samples) -> Labels:
     classes = _classes(path, {name for name in names if name})
     if missing := [sample for sample, name in zip(samples.names, names, strict=True) if name not in classes]:
         raise UsageError(
-            f"--labels {path}: no class for {missing[0]} ({len(missing)} of {len(names)} lack one)"
+            f"`labels` {path}: no class for {missing[0]} ({len(missing)} of {len(names)} lack one)"
         )
     return np.array([classes[name] for name in names if name], np.int64)
 
@@ -96,8 +108,8 @@ def _classes(path: Path, files: set[str]) -> dict[str, int]:
             if number == 1 and name not in files:
                 continue
             raise UsageError(
-                f"--labels {path}: row {number} is no file and integer class: {','.join(row)}"
+                f"`labels` {path}: row {number} is no file and integer class: {','.join(row)}"
             ) from error
         if classes.setdefault(name, label) != label:
-            raise UsageError(f"--labels {path}: row {number} gives {name} another class than before")
+            raise UsageError(f"`labels` {path}: row {number} gives {name} another class than before")
     return classes

@@ -1,4 +1,4 @@
-"""How pixels become what a model was trained on: the value, the presets, and what the command line says."""
+"""How pixels become what a model was trained on: the value and the presets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnxdecomp.errors import UsageError
 CHANNELS = ("rgb", "bgr")
 LAYOUTS = ("nchw", "nhwc")
 # What to say where bytes meet a model that takes floats.
-VALUE_OPTIONS = "--preset imagenet, 0-1 or caffe, or --scale, --mean, --std"
+VALUE_OPTIONS = "`PRESETS` imagenet, 0-1 or caffe, or `scale`, `mean`, `std`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +40,19 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.channels not in CHANNELS:
-            raise UsageError(f"--channels {self.channels}: choose {' or '.join(CHANNELS)}")
+            raise UsageError(f"`channels` {self.channels}: choose {' or '.join(CHANNELS)}")
         if self.layout not in (None, *LAYOUTS):
-            raise UsageError(f"--layout {self.layout}: choose {' or '.join(LAYOUTS)}")
+            raise UsageError(f"`layout` {self.layout}: choose {' or '.join(LAYOUTS)}")
         if self.size is not None and min(self.size) < 1:
-            raise UsageError("--image-size: give a height and a width of one pixel or more, as in 224,224")
+            raise UsageError(
+                "`Preprocessing.size`: give a height and a width of one pixel or more, as in 224,224"
+            )
         scales = None if self.scale is None else (self.scale,)
         for name, values in (("scale", scales), ("mean", self.mean), ("std", self.std)):
             if values is not None and (not values or not all(map(math.isfinite, values))):
-                raise UsageError(f"--{name}: give finite numbers")
+                raise UsageError(f"`{name}`: give finite numbers")
         if 0 in (self.std or ()):
-            raise UsageError("--std: nothing can be divided by 0; use 1 to leave a channel as it is")
+            raise UsageError("`std`: nothing can be divided by 0; use 1 to leave a channel as it is")
 
     @property
     def has_values(self) -> bool:
@@ -63,61 +65,3 @@ PRESETS: dict[str, dict[str, Any]] = {
     "0-1": {"scale": 1 / 255},
     "caffe": {"scale": 1.0, "mean": (103.939, 116.779, 123.68), "channels": "bgr"},
 }
-
-
-def parse_preprocessing(
-    *,
-    preset: str | None = None,
-    image_size: str | None = None,
-    mean: str | None = None,
-    std: str | None = None,
-    scale: float | None = None,
-    channels: str | None = None,
-    layout: str | None = None,
-) -> Preprocessing | None:
-    """What the options of the command line ask for, the others over the preset's; None if none is given.
-
-    Args:
-        preset: one of PRESETS.
-        image_size: "H,W", or one number for both.
-        mean: numbers with commas between them.
-        std: likewise.
-        scale: as in Preprocessing.
-        channels: as in Preprocessing.
-        layout: as in Preprocessing.
-
-    Raises:
-        UsageError: an option cannot be understood.
-    """
-    if preset is not None and preset not in PRESETS:
-        raise UsageError(f"--preset {preset}: choose {', '.join(PRESETS)}")
-    given = {
-        "scale": scale,
-        "mean": _numbers("--mean", mean),
-        "std": _numbers("--std", std),
-        "channels": channels,
-        "layout": layout,
-        "size": _size(image_size),
-    }
-    chosen = PRESETS.get(preset or "", {}) | {k: v for k, v in given.items() if v is not None}
-    return Preprocessing(**chosen) if chosen else None
-
-
-def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{option} {text}: write numbers, as in 0.485,0.456,0.406") from error
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    try:
-        sizes = [int(part) for part in text.split(",")]
-        height, width = sizes * 2 if len(sizes) == 1 else sizes
-    except ValueError as error:
-        raise UsageError(f"--image-size {text}: write H,W or one number, as in 224,224") from error
-    return height, width

@@ -14,6 +14,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxdecomp.errors import UsageError
+from onnxdecomp.ir import Source, as_model
 from onnxdecomp.runtime import Feeds, InputSpec, input_specs
 from onnxdecomp.sampling.preprocessing import Preprocessing
 from onnxdecomp.sampling.sources import Block, array_blocks, feed_bundles, path_blocks
@@ -137,7 +138,7 @@ def _stacked(feeds: Sequence[Feeds], whole: frozenset[str]) -> Feeds:
 
 def open_samples(
     source: str | os.PathLike[str] | Iterable[Feeds] | FeedReader,
-    model: ModelProto,
+    model: Source,
     *,
     preprocessing: Preprocessing | None = None,
     count: int | None = None,
@@ -155,7 +156,7 @@ def open_samples(
             * a folder of images (jpg, jpeg, png, bmp, webp), in the order of their names;
             * an iterable of feeds, dicts of arrays by input name with samples along the first axis, or an
               object whose get_next() returns such dicts and then None (onnxruntime's CalibrationDataReader).
-        model: whose inputs to feed.
+        model: whose inputs to feed: a path, or the model itself.
         preprocessing: for images, and for bytes (uint8, N×H×W×C) where the model takes floats.
         count: draw that many where there are more, without replacement, in the order of the source; None
             takes all. What is neither a path nor a sequence is read once and may never end: of that, the
@@ -168,7 +169,8 @@ def open_samples(
     """
     if count is not None and count < 1:
         raise UsageError(f"{count} samples are too few; ask for 1 or more")
-    specs = input_specs(model)
+    # Of a protobuf whose data lie elsewhere the inputs are known all the same.
+    specs = input_specs(model if isinstance(model, ModelProto) else as_model(model).proto)
     path = Path(source) if isinstance(source, str | os.PathLike) else None
     if isinstance(source, str | os.PathLike):
         blocks = path_blocks(Path(source), specs, preprocessing)

@@ -18,6 +18,7 @@ from onnxdecomp.runtime import Feeds, InputSpec
 from onnxdecomp.sampling.conform import conversion, require_image_shape, require_values, takes_bytes_as_images
 from onnxdecomp.sampling.files import read_arrays, read_test_set, test_sets
 from onnxdecomp.sampling.images import SUFFIXES, ImageInput, require_pillow
+from onnxdecomp.sampling.pixels import Pixels
 from onnxdecomp.sampling.preprocessing import VALUE_OPTIONS, Preprocessing
 
 
@@ -183,12 +184,16 @@ def _whole(bundle: Bundle, specs: Sequence[InputSpec]) -> set[str]:
     whole, counts = set(), {}
     for spec in specs:
         array = arrays[spec.name]
-        if lead is None or spec.shape == () or array.ndim == 0:
-            whole.add(spec.name)
-        elif len(array) == len(arrays[lead.name]):
-            counts[spec.name] = len(array)
-        elif (
-            spec.shape and len(array) == spec.shape[0] and (not lead.shape or lead.shape[0] != spec.shape[0])
+        if (
+            lead is None
+            or spec.shape == ()
+            or array.ndim == 0
+            or (
+                len(array) != len(arrays[lead.name])
+                and spec.shape
+                and len(array) == spec.shape[0]
+                and (not lead.shape or lead.shape[0] != spec.shape[0])
+            )
         ):
             whole.add(spec.name)
         else:
@@ -206,7 +211,7 @@ def _whole(bundle: Bundle, specs: Sequence[InputSpec]) -> set[str]:
 def image_blocks(
     files: Sequence[Path], specs: Sequence[InputSpec], preprocessing: Preprocessing | None, where: str
 ) -> tuple[Block, ...]:
-    """One sample per image file, decoded when it is read.
+    """One sample per image file, decoded when it is read for the first time.
 
     Raises:
         UsageError: the model does not take one image, or preprocessing lacks what only its user knows.
@@ -221,23 +226,24 @@ def image_blocks(
     images = ImageInput.of(spec, given, where)
     needs = f"{where}: input '{spec.name}' needs {spec.dtype}"
     if images.dtype == np.uint8 and given.has_values:
-        raise UsageError(f"{needs}, which images are: leave out --scale, --mean, --std and --preset")
+        raise UsageError(f"{needs}, which images are: leave out `scale`, `mean`, `std` and `PRESETS`")
     if images.dtype != np.uint8 and not given.has_values:
         raise UsageError(f"{needs}: say what 0 to 255 become, by {VALUE_OPTIONS}")
     images = images.resizing_to_model(spec, where)
     require_image_shape(spec, images, images.size or (), where)
     require_pillow()
+    pixels = Pixels(lambda file: images.sized(images.read(file)))
     return tuple(
         Block(
             name=str(file),
             file=file,
             rows=1,
             whole=frozenset(),
-            read=partial(_read_image, spec.name, images, file),
+            read=partial(_read_image, spec.name, images, pixels, file),
         )
         for file in files
     )
 
 
-def _read_image(name: str, images: ImageInput, file: Path, row: int) -> Feeds:
-    return {name: images.convert(images.read(file))}
+def _read_image(name: str, images: ImageInput, pixels: Pixels, file: Path, row: int) -> Feeds:
+    return {name: images.convert(pixels.read(file))}

@@ -8,19 +8,18 @@ Convs and their modes: so levels are few, and still hold ranks as good as the se
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from onnxdecomp.comparing import Deviation, class_axis
+from onnxdecomp.comparing import Tally
 from onnxdecomp.ir import save
-from onnxdecomp.planning import Choice, front
-from onnxdecomp.runtime import Feeds, Outputs, open_in_onnxruntime
+from onnxdecomp.planning import Choice, Unit, front
+from onnxdecomp.runtime import Feeds, Outputs, Runner, open_in_onnxruntime
 from onnxdecomp.searching.bank import Bank
-from onnxdecomp.searching.candidates import Unit
-from onnxdecomp.searching.study import Levels, PrunedError, Report, Scored, Space
+from onnxdecomp.searching.levels import Levels, PrunedError, Scored, Space, Tell
 from onnxdecomp.searching.weighed import Weighed
 
 GRID = 32
@@ -124,19 +123,18 @@ def taken_at(modules: Sequence[Module], weighed: Weighed, levels: Levels) -> lis
     return taken
 
 
-class Trials:
+class Judge:
     """What a study's trials come to: cached factors, put together and judged on samples left out of them."""
 
     def __init__(
-        self, bank: Bank, weighed: Weighed, modules: Sequence[Module], original: Path, folder: Path
+        self, bank: Bank, weighed: Weighed, modules: Sequence[Module], original: Runner, folder: Path
     ) -> None:
         self._bank, self._weighed, self._modules = bank, weighed, modules
         self._out = folder / "trial.onnx"
         self._feeds: list[Feeds] = list(bank.judges.batches(_BATCH))
-        runner = open_in_onnxruntime(original)
-        self._expected: list[Outputs] = [runner.run(feeds) for feeds in self._feeds]
+        self._expected: list[Outputs] = [original.run(feeds) for feeds in self._feeds]
 
-    def __call__(self, levels: Levels, report: Report) -> Scored:
+    def __call__(self, levels: Levels, report: Tell) -> Scored:
         """Loss and cost of a trial; few samples come first, and a poor trial ends there.
 
         Raises:
@@ -146,37 +144,26 @@ class Trials:
         cost = sum(module.costs[levels[module.name]] for module in self._modules)
         save(self._bank.build(taken), self._out)
         runner = open_in_onnxruntime(self._out)
-        judged = Judged()
+        tallies = {name: Tally() for name in self._expected[0]}
         for step, (feeds, expected) in enumerate(zip(self._feeds, self._expected, strict=True)):
-            judged.add(expected, runner.run(feeds))
-            if report(step, judged.loss) and step + 1 < len(self._feeds):
+            found = runner.run(feeds)
+            for name, tally in tallies.items():
+                tally.add(np.asarray(expected[name]), np.asarray(found[name]))
+            if report(step, trial_loss(tallies.values())) and step + 1 < len(self._feeds):
                 raise PrunedError
-        return Scored(loss=judged.loss, cost=cost)
+        return Scored(loss=trial_loss(tallies.values()), cost=cost)
 
 
-class Judged:
+def trial_loss(tallies: Collection[Tally]) -> float:
     """The loss of a trial: how often its classes differ from the original's, then how far its outputs do.
 
-    Where no output has classes, the distance alone: relative, squared, the mean over the outputs.
+    Where no output has a class for each sample, the distance alone: relative, squared, the mean over the
+    outputs.
     """
-
-    def __init__(self) -> None:
-        self._deviations: dict[str, Deviation] = {}
-        self._differing = self._compared = 0
-
-    def add(self, expected: Outputs, found: Outputs) -> None:
-        """Count one run."""
-        for name, a in expected.items():
-            b = np.asarray(found[name])
-            self._deviations.setdefault(name, Deviation()).add(np.asarray(a), b)
-            if a.ndim == 2 and a.shape == b.shape and a.shape[class_axis(a)] > 1:
-                self._differing += int((a.argmax(axis=1) != b.argmax(axis=1)).sum())
-                self._compared += len(a)
-
-    @property
-    def loss(self) -> float:
-        """So far."""
-        distance = sum(each.share for each in self._deviations.values()) / len(self._deviations)
-        if not math.isfinite(distance):
-            return math.inf
-        return distance + (self._differing / self._compared if self._compared else 0.0)
+    distance = sum(each.share for each in tallies) / len(tallies)
+    if not math.isfinite(distance):
+        return math.inf
+    scored = [each for each in tallies if each.per_sample]
+    compared = sum(each.compared for each in scored)
+    differing = compared - sum(each.agreeing for each in scored)
+    return distance + (differing / compared if compared else 0.0)

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from onnx import helper
 
-from onnxdecomp.factors import Chain, Floats
 from onnxdecomp.fitting import (
     Calibration,
+    Factors,
     Head,
     Moments,
     Problem,
@@ -19,24 +18,17 @@ from onnxdecomp.fitting import (
     arrangement,
     chain_of,
     factor_one,
+    find_errors,
     shifts_of,
 )
-from onnxdecomp.ir import Model, load, read_finite_weight, survey
+from onnxdecomp.ir import Model, Survey, read_finite_weight
 from onnxdecomp.lowering import Splicer
-from onnxdecomp.planning import Choice, Policy, find_jobs
+from onnxdecomp.planning import Choice, Unit
+from onnxdecomp.progress import Progress
 from onnxdecomp.sampling import Samples, deal
-from onnxdecomp.searching.candidates import Unit
-from onnxdecomp.searching.probe import Track, low_rank
+from onnxdecomp.searching.probe import low_rank
 
 _FIELDS = ("x", "y", "xx", "yx", "yy")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Solved:
-    """The factors of one unit with one choice: its chain, and what each site's bias becomes."""
-
-    chain: Chain
-    biases: tuple[Floats, ...] | None
 
 
 class Bank:
@@ -46,36 +38,25 @@ class Bank:
     """
 
     def __init__(
-        self,
-        units: Sequence[Unit],
-        model: Model,
-        samples: Samples,
-        folder: Path,
-        *,
-        freeze: bool,
-        track: Track,
+        self, found: Survey, units: Sequence[Unit], samples: Samples, folder: Path, progress: Progress
     ) -> None:
         """
         Args:
-            units: in graph order.
-            model: the original.
+            found: the survey of the original.
+            units: of its sites, in graph order.
             samples: the first fold of them is left out, to judge factors on.
             folder: for the statistics.
-            freeze: treat biases that callers may override as constant.
-            track: wraps the units, to show progress.
+            progress: told of every unit that is done.
         """
-        self._units, self._model, self._folder, self._freeze = units, model, folder, freeze
+        self._found, self._units, self._folder = found, units, folder
         self._targets: dict[int, tuple[Target, tuple[Head, ...]]] = {}
-        self._solved: dict[tuple[int, Choice], Solved | None] = {}
+        self._solved: dict[tuple[int, Choice], Factors | None] = {}
         self.judges = deal(samples)[0]
         numbers = {unit.name: i for i, unit in enumerate(units)}
-        with Calibration(model, samples, folder, freeze=freeze, sequential=False) as calibration:
-            calibration.announce([unit.job for unit in units])
-            for unit in track(units, "gathering statistics"):
-                prepared = calibration.prepare(unit.job)
+        with Calibration(found.model, samples, folder, freeze=found.freeze, sequential=False) as calibration:
+            for unit, prepared in calibration.visits(units, "gathering statistics", progress):
                 if not isinstance(prepared, str) and isinstance(prepared.target, Target):
                     self._keep(numbers[unit.name], prepared.target, prepared.heads)
-                calibration.leave(unit.job)
 
     def _keep(self, number: int, target: Target, heads: tuple[Head, ...]) -> None:
         for group, moments in enumerate(target.rest(0)):
@@ -87,55 +68,46 @@ class Bank:
         return self._folder / f"moments-{number}-{group}.npz"
 
     def _moments(self, number: int) -> Iterator[Moments]:
-        for group in range(self._units[number].job.groups):
+        for group in range(self._units[number].groups):
             with np.load(self._file(number, group)) as stored:
                 arrays = (stored[name].astype(np.float64) for name in _FIELDS)
                 yield Moments(int(stored["count"]), *arrays)
 
-    def solve(self, number: int, choice: Choice) -> Solved | None:
+    def solve(self, number: int, choice: Choice) -> Factors | None:
         """The factors of a unit with a choice; None where they do not fit its element type."""
         key = (number, choice)
         if key not in self._solved:
             self._solved[key] = self._fit(number, choice)
         return self._solved[key]
 
-    def _fit(self, number: int, choice: Choice) -> Solved | None:
+    def _fit(self, number: int, choice: Choice) -> Factors | None:
         unit = self._units[number]
-        dtype = helper.tensor_dtype_to_np_dtype(unit.job.weight.data_type)
+        dtype = unit.weight.dtype
         if number not in self._targets:
-            weight = read_finite_weight(unit.job.anchors[0], self._model.folder)
-            plain = factor_one(weight, choice, unit.job.groups, dtype)
-            return None if isinstance(plain, str) else Solved(plain.chain, None)
+            weight = read_finite_weight(unit.lead, self._found.model.folder)
+            plain = factor_one(weight, choice, unit.groups, dtype)
+            return None if isinstance(plain, str) else plain
         target, heads = self._targets[number]
         placed = arrangement(choice, target.weight.shape[2:], target.weight.shape[1])
         if placed is None:
             raise ValueError(f"{choice.method} has no fit")
         moments = list(self._moments(number))
         parts = low_rank(placed, target, [Problem.of(each, centred=target.centred) for each in moments])
-        chain = chain_of(choice, parts, target.weight.shape).cast(dtype)
-        if not chain.finite():
+        exact = chain_of(choice, parts, target.weight.shape)
+        stored = exact.cast(dtype)
+        if not stored.finite():
             return None
         shifts = shifts_of(moments, [placed.restored(part.weight()) for part in parts], target.centred)
         moved = [shift for shift in shifts if shift is not None]
         biases = tuple(head.bias + head.scale * np.concatenate(moved) for head in heads) if moved else None
-        return Solved(chain, biases)
+        errors = find_errors(target.weight, exact, stored, dtype)
+        return Factors(choice, stored, errors, biases=biases)
 
     def build(self, taken: Sequence[Choice | None]) -> Model:
         """The model with the factors of these choices, one per unit; None keeps it."""
-        path = self._model.path
-        if path is None:
-            raise ValueError("the model was not loaded from a file")
-        edited = load(path)
-        found = survey(edited, input_shapes={}, freeze=self._freeze, fold_bn=True, linear=True)
-        splicer = Splicer(edited, found, self._folder)
-        decisions: dict[str, Choice | str] = dict.fromkeys(found.names(), "kept")
-        for unit, choice in zip(self._units, taken, strict=True):
-            if choice is not None:
-                decisions |= {site.name: choice for site in unit.sites}
-        numbers = {unit.name: i for i, unit in enumerate(self._units)}
-        for job in find_jobs(found, decisions, Policy()):
-            number = numbers[job.anchors[0].site.name]
-            solved = self.solve(number, job.choices[0])
+        splicer = Splicer(self._found, self._folder)
+        for number, (unit, choice) in enumerate(zip(self._units, taken, strict=True)):
+            solved = self.solve(number, choice) if choice is not None else None
             if solved is not None:
-                splicer.install(job, solved.chain, solved.biases)
+                splicer.install(unit.anchors, solved.chain, solved.biases)
         return splicer.finish()

@@ -5,23 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from onnxdecomp.errors import OutputError, first_line
 from onnxdecomp.ir import write_text
+from onnxdecomp.runtime import cache_folder
 
 _VERSION = 1
-
-
-def cache_folder() -> Path:
-    """`$ONNXDECOMP_CACHE`, else `$XDG_CACHE_HOME/onnxdecomp`, else `~/.cache/onnxdecomp`."""
-    for variable, below in (("ONNXDECOMP_CACHE", ""), ("XDG_CACHE_HOME", "onnxdecomp")):
-        if os.environ.get(variable):
-            return Path(os.environ[variable]) / below
-    return Path.home() / ".cache" / "onnxdecomp"
 
 
 def digest(*parts: bytes | str) -> str:

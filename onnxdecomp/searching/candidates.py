@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 
 from onnxdecomp.factors import Ranks
 from onnxdecomp.ir import Site, Survey
-from onnxdecomp.planning import Choice, Job, Policy, find_jobs, fitting_methods, macs_ratio
+from onnxdecomp.planning import Choice, Policy, Unit, find_units, fitting_methods, macs_ratio
 
 # Ranks of a mode that are weighed, at most; of a decomposition with a single rank there may be more.
 _LEVELS = 16
 _SINGLE_LEVELS = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Unit:
-    """Sites that share one weight, and so one choice.
-
-    Attributes:
-        job: of all these sites, with the first choice.
-        choices: what is weighed beside keeping them.
-    """
-
-    job: Job
-    choices: tuple[Choice, ...]
-
-    @property
-    def name(self) -> str:
-        """The first site's."""
-        return self.job.anchors[0].site.name
-
-    @property
-    def sites(self) -> list[Site]:
-        """All of them."""
-        return [anchor.site for anchor in self.job.anchors]
-
-
-def find_units(found: Survey, policy: Policy) -> list[Unit]:
-    """Every site that can be decomposed at all, with its choices, in graph order."""
+def find_candidates(found: Survey, policy: Policy) -> list[Unit]:
+    """Every site that can be decomposed at all, with the choices that are weighed, in graph order."""
     choices = {anchor.site.name: _choices(anchor.site, policy) for anchor in found.anchors}
-    decisions = {name: own[0] if own else "kept" for name, own in choices.items()}
-    jobs = find_jobs(found, decisions, Policy(align=policy.align, min_channels=policy.min_channels))
-    return [Unit(job=job, choices=choices[job.anchors[0].site.name]) for job in jobs]
+    return find_units(found.anchors, choices)
 
 
 def _choices(site: Site, policy: Policy) -> tuple[Choice, ...]:

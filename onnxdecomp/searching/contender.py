@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from onnxdecomp.comparing import Quality
 from onnxdecomp.planning import Plan
@@ -50,7 +51,7 @@ class Contender:
         """The figure that the goal is about; None where it was not measured."""
         if goal.kind == "speedup":
             return self.speedup.low if self.speedup is not None else None
-        if goal.kind in ("macs", "params", "size"):
+        if goal.counted:
             return self.shares.get(goal.kind)
         if self.quality is None:
             return None
@@ -71,14 +72,26 @@ class Contender:
         found = self.reached(goal)
         if found is None:
             return False
-        return found >= goal.value if goal.kind in ("speedup", "min_agreement") else found <= goal.value
+        return found >= goal.value if goal.upwards else found <= goal.value
 
     def nearness(self, goal: Goal) -> float:
         """Orders contenders by how near they come to a goal that none meets."""
         found = self.reached(goal)
         if found is None:
             return -math.inf
-        return found if goal.kind in ("speedup", "min_agreement") else -found
+        return found if goal.upwards else -found
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in JSON reports."""
+        return {
+            "sites": len(self.plan.sites),
+            "predicted_error": self.predicted,
+            "speedup": self.speedup.to_dict() if self.speedup else None,
+            "shares": dict(self.shares),
+            "error": self.error,
+            "quality": self.quality.to_dict() if self.quality else None,
+            "fitted": self.result is not None,
+        }
 
     def line(self) -> str:
         """What is known, in one line."""

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from onnx import AttributeProto, ModelProto, helper
 
-from onnxdecomp.errors import RunError, first_line
 from onnxdecomp.factors import Floats
 from onnxdecomp.ir import Anchor, Survey
-from onnxdecomp.planning import Choice, chain_macs, chain_params, label, links
-from onnxdecomp.runtime import Engine, Feeds
+from onnxdecomp.planning import Choice, Unit, chain_macs, chain_params, label, links
+from onnxdecomp.progress import Progress, tracked
+from onnxdecomp.runtime import Engine, Feeds, run_errors
 from onnxdecomp.searching.cache import Cache
-from onnxdecomp.searching.candidates import Unit
+from onnxdecomp.searching.figures import Figures
 from onnxdecomp.searching.surroundings import Surroundings, find_surroundings, site_feeds, site_model
 from onnxdecomp.timing import Stopwatch
-
-Track = Callable[[Sequence[Unit], str], Iterable[Unit]]
 
 _ROUNDS = 7
 # A turn of one model lasts about that long, so that the clock's resolution does not matter.
@@ -30,24 +27,11 @@ _MOST_RUNS = 20
 _NODE_BYTES = 250  # of a node and its tensors' names in a file, roughly
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Priced:
-    """What a unit costs, in whatever the costs are: seconds, multiply-accumulates, parameters or bytes.
-
-    Attributes:
-        kept: as it is.
-        choices: with each of the unit's choices.
-    """
-
-    kept: float
-    choices: tuple[float, ...]
-
-
-def counted(units: Sequence[Unit], what: str) -> list[Priced]:
+def counted(units: Sequence[Unit], what: str) -> list[Figures]:
     """Costs that follow from shapes: "macs", "params" or "size" (bytes)."""
     count = {"macs": _macs, "params": _params, "size": _bytes}[what]
     return [
-        Priced(kept=count(unit, None), choices=tuple(count(unit, choice) for choice in unit.choices))
+        Figures(kept=count(unit, None), choices=tuple(count(unit, choice) for choice in unit.choices))
         for unit in units
     ]
 
@@ -63,39 +47,29 @@ def _params(unit: Unit, choice: Choice | None) -> float:
 
 
 def _bytes(unit: Unit, choice: Choice | None) -> float:
-    width = helper.tensor_dtype_to_np_dtype(unit.job.weight.data_type).itemsize
+    width = unit.weight.dtype.itemsize
     extra = 0 if choice is None else _NODE_BYTES * len(links(unit.sites[0], choice)) * len(unit.sites)
     return width * _params(unit, choice) + extra
 
 
 def measured(
-    units: Sequence[Unit],
-    found: Survey,
-    ir_version: int,
-    engine: Engine,
-    cache: Cache,
-    track: Track,
-) -> list[Priced]:
+    found: Survey, units: Sequence[Unit], engine: Engine, cache: Cache, progress: Progress
+) -> list[Figures]:
     """Seconds of every unit with every choice, from the cache where they are known.
 
     Units whose shapes are not known have infinite costs but for keeping them.
     """
-    priced = []
-    for unit in track(units, "timing the choices"):
+    figures = []
+    for unit in tracked(units, "timing the choices", progress):
         total = np.zeros(1 + len(unit.choices))
-        for anchor in unit.job.anchors:
-            total += _site_times(anchor, unit.choices, found, ir_version, engine, cache)
-        priced.append(Priced(kept=float(total[0]), choices=tuple(map(float, total[1:]))))
-    return priced
+        for anchor in unit.anchors:
+            total += _site_times(found, anchor, unit.choices, engine, cache)
+        figures.append(Figures(kept=float(total[0]), choices=tuple(map(float, total[1:]))))
+    return figures
 
 
 def _site_times(
-    anchor: Anchor,
-    choices: Sequence[Choice],
-    found: Survey,
-    ir_version: int,
-    engine: Engine,
-    cache: Cache,
+    found: Survey, anchor: Anchor, choices: Sequence[Choice], engine: Engine, cache: Cache
 ) -> Floats:
     if anchor.site.sizes is None:
         return np.array([0.0, *(math.inf for _ in choices)])
@@ -104,6 +78,7 @@ def _site_times(
     key = _key(anchor, surroundings)
     keys = [f"{key} {label(choice)}" for choice in wanted]
     if any(cache.get(each) is None for each in keys):
+        ir_version = found.model.proto.ir_version
         models = [site_model(anchor, surroundings, choice, ir_version) for choice in wanted]
         times = time_models(models, site_feeds(anchor, surroundings), engine)
         cache.put(dict(zip(keys, times, strict=True)))
@@ -116,13 +91,10 @@ def time_models(models: Sequence[ModelProto], feeds: Feeds, engine: Engine) -> l
     Raises:
         RunError: ONNX Runtime does not run one of them.
     """
-    # onnxruntime's exceptions share no base class of their own.
-    try:
+    with run_errors("ONNX Runtime does not run a chain alone"):
         watches = [Stopwatch(model.SerializeToString(), engine, feeds) for model in models]
         runs = [min(max(1, math.ceil(_TURN / max(w.run(2)[1], 1e-6))), _MOST_RUNS) for w in watches]
         turns = np.array([_turn(watches, runs, turn) for turn in range(_ROUNDS)])
-    except Exception as error:
-        raise RunError(f"ONNX Runtime does not run a chain alone: {first_line(error)}") from error
     return [float(seconds) for seconds in np.median(turns, axis=0)]
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 
 from onnxdecomp.errors import UsageError
 
 # What a goal is about: costs to get below, or losses not to exceed.
-COSTS = ("speedup", "macs", "params", "size")
-LOSSES = ("max_error", "max_drop", "min_agreement")
+COST_KINDS = ("speedup", "macs", "params", "size")
+LOSS_KINDS = ("max_error", "max_drop", "min_agreement")
 _HIGHEST_SPEEDUP = 100.0
 
 
@@ -18,43 +18,45 @@ class Goal:
     """One goal.
 
     Attributes:
-        kind: of `COSTS`: "speedup" by that factor, or "macs", "params" and "size" of all Convs (of the file)
-            down to that share; of `LOSSES`: the fastest model whose outputs' relative error is at most that,
-            whose accuracy drops by at most that, or whose top-1 classes agree with the original's at least
-            that often, all on samples held out.
+        kind: of COST_KINDS: "speedup" by that factor, or "macs", "params" and "size" of all Convs (of the
+            file) down to that share; of LOSS_KINDS: the fastest model whose outputs are off by at most
+            that, relatively, whose accuracy drops by at most that, or whose top-1 classes agree with the
+            original's at least that often, all on samples held out.
         value: see there.
+
+    Raises:
+        UsageError: a kind that is none of these, or a value that no model can have.
     """
 
     kind: str
     value: float
 
+    def __post_init__(self) -> None:
+        if self.kind not in (*COST_KINDS, *LOSS_KINDS):
+            raise UsageError(f"goal {self.kind}: there are {', '.join((*COST_KINDS, *LOSS_KINDS))}")
+        if self.kind == "speedup" and not 1 < self.value <= _HIGHEST_SPEEDUP:
+            raise UsageError(
+                f"{self}: out of reach; give a factor above 1 and up to {_HIGHEST_SPEEDUP:g}: "
+                "2 is twice as fast"
+            )
+        highest = 1 if self.kind == "min_agreement" else math.nextafter(1, 0)
+        if self.kind != "speedup" and not 0 < self.value <= highest:
+            raise UsageError(f"{self}: give a share between 0 and 1")
+
     def __str__(self) -> str:
-        return f"--{self.kind.replace('_', '-')} {self.value:g}"
+        return f"`{self.kind}` {self.value:g}"
+
+    @property
+    def counted(self) -> bool:
+        """Whether it bounds a cost that is counted, not timed."""
+        return self.kind in COST_KINDS and self.kind != "speedup"
+
+    @property
+    def upwards(self) -> bool:
+        """Whether more of its figure is better."""
+        return self.kind in ("speedup", "min_agreement")
 
     @property
     def bounds_cost(self) -> bool:
         """Whether the cost is given and the loss is to be least; else the other way round."""
-        return self.kind in COSTS
-
-
-def parse_goal(given: Mapping[str, float | None]) -> Goal:
-    """The one goal among the options of the command line.
-
-    Raises:
-        UsageError: none or several, or a value that no model can have.
-    """
-    named = [Goal(kind, value) for kind, value in given.items() if value is not None]
-    options = ", ".join(f"--{kind.replace('_', '-')}" for kind in (*COSTS, *LOSSES))
-    if len(named) != 1:
-        what = "a goal is missing" if not named else "there are several goals"
-        raise UsageError(f"{what}: give one of {options}")
-    goal = named[0]
-    if goal.kind == "speedup" and not 1 < goal.value <= _HIGHEST_SPEEDUP:
-        raise UsageError(
-            f"{goal}: out of reach; give a factor above 1 and up to {_HIGHEST_SPEEDUP:g}: 2 is twice as fast"
-        )
-    if goal.kind in ("macs", "params", "size", "max_error", "max_drop") and not 0 < goal.value < 1:
-        raise UsageError(f"{goal}: give a share between 0 and 1")
-    if goal.kind == "min_agreement" and not 0 < goal.value <= 1:
-        raise UsageError(f"{goal}: give a share between 0 and 1")
-    return goal
+        return self.kind in COST_KINDS

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
-from onnxdecomp.comparing import measure_quality
 from onnxdecomp.errors import StoppedError
-from onnxdecomp.ir import Model, load, save
-from onnxdecomp.planning import Plan, label
-from onnxdecomp.rewriting import Result, rewrite
-from onnxdecomp.sampling import Samples, sample_digests
-from onnxdecomp.searching.automl import Trials, find_modules, seed_of, space_of, taken_at
-from onnxdecomp.searching.bank import Bank
-from onnxdecomp.searching.cache import digest
+from onnxdecomp.runtime import environment
 from onnxdecomp.searching.contender import Contender
-from onnxdecomp.searching.outcome import Outcome
-from onnxdecomp.searching.sizes import feeds_shapes
-from onnxdecomp.searching.study import StudyResult, run_study
+from onnxdecomp.searching.result import SearchResult
+from onnxdecomp.searching.study import StudyResult
 from onnxdecomp.searching.task import Task
-from onnxdecomp.searching.weighed import Weighed, plan_of, taken_of
-from onnxdecomp.searching.weighing import model_digest, open_memory, task_feeds, weigh
-from onnxdecomp.timing import TURNS, Budget, Contestant, medians, race, setting_engine, speedup
+from onnxdecomp.searching.trying import better_plan
+from onnxdecomp.searching.weighed import Weighed
+from onnxdecomp.searching.weighing import open_memory, weigh
+from onnxdecomp.searching.workshop import Workshop
+from onnxdecomp.timing import TURNS, Budget
 
-_TIMING = Budget(duration=1.5)
 _GLANCE = Budget(runs=TURNS)
-# An interval wider than this share of the speed-up says that something disturbed the timing.
-_VAGUE = 0.04
 _MOST_ROUNDS = 6
 _MOST_FITS = 5
 # Aimed at is a little more than the goal; a model this much faster than it gives some of that back.
@@ -49,17 +38,17 @@ _WIDEST_SCALE = 10.0
 _SECONDS, _LOST = "seconds", "lost"
 
 
-def find(task: Task) -> Outcome:
+def find(task: Task) -> SearchResult:
     """The best model for a goal; an interruption leaves the best so far, if there is any.
 
     Raises:
         NothingSelectedError: no site can be decomposed.
         RunError, MissingExtraError: ONNX Runtime does not run the model.
+        StoppedError: interrupted before any model was fitted.
     """
-    model = load(task.path)
-    weighed, notes = weigh(task, model)
+    weighed, notes = weigh(task)
     with tempfile.TemporaryDirectory(prefix=".onnxdecomp-", dir=task.scratch) as folder:
-        hunt = Hunt(task, model, weighed, Path(folder))
+        hunt = Hunt(task, weighed, Path(folder))
         try:
             hunt.run()
         except StoppedError:
@@ -73,19 +62,20 @@ def find(task: Task) -> Outcome:
 class Hunt:
     """Rounds of choosing, timing and fitting, until the goal is met or out of reach."""
 
-    def __init__(self, task: Task, model: Model, weighed: Weighed, folder: Path) -> None:
+    def __init__(self, task: Task, weighed: Weighed, folder: Path) -> None:
         self._task = task
         self._weighed = weighed
-        self._model = model
         self._folder = folder
-        self._contestant = Contestant(path=task.path, feeds=task_feeds(task, model)[0])
-        self._memory = open_memory(task, model)
-        self._engine = setting_engine(task.setting)
-        self._original: float | None = None
+        self._memory = open_memory(task)
+        self._made = Workshop(task, weighed, folder)
         self.solution = weighed.solve()
-        self.tried: list[Contender] = []
         self.stopped = False
         self.study: StudyResult | None = None
+
+    @property
+    def tried(self) -> list[Contender]:
+        """Every contender so far, in order."""
+        return self._made.tried
 
     def run(self) -> None:
         """Until the goal is met or out of reach."""
@@ -95,34 +85,44 @@ class Hunt:
             self._for_share()
         else:
             self._for_loss()
-        if self._task.trials:
+        if self._task.trials.number:
             self._for_better()
 
-    def outcome(self, notes: list[str]) -> Outcome:
-        """What is known now: the best that meets the goal, else the best that was fitted, else timed."""
-        task = self._task
+    @property
+    def best(self) -> Contender | None:
+        """The best that meets the goal, else the best that was fitted, else timed; None if there is none."""
+        goal = self._task.goal
         done = [each for each in self.tried if each.result is not None]
-        met = [each for each in done if each.meets(task.goal)]
-        best = min(met, key=_loss if task.goal.bounds_cost else self._cost, default=None)
-        if best is None:
-            best = max(done or self.tried, key=lambda each: each.nearness(task.goal), default=None)
-        return Outcome(
+        met = [each for each in done if each.meets(goal)]
+        if met:
+            return min(met, key=_loss if goal.bounds_cost else self._cost)
+        return max(done or self.tried, key=lambda each: each.nearness(goal), default=None)
+
+    def outcome(self, notes: list[str]) -> SearchResult:
+        """What is known now."""
+        task = self._task
+        best = self.best
+        return SearchResult(
+            goal=task.goal,
+            timed=task.timed,
+            baseline=task.baseline,
             best=best,
-            met=bool(met),
+            met=best is not None and best.result is not None and best.meets(task.goal),
             tried=tuple(self.tried),
             solution=self.solution,
-            original_seconds=self._original,
+            original_seconds=self._made.original_seconds,
             stopped=self.stopped,
             study=self.study,
             notes=tuple(filter(None, [*notes, self._memory.note])),
+            environment=environment(),
         )
 
     def settle(self) -> None:
         """Time what would be written, where that was not done; and remember what it taught."""
-        best = self.outcome([]).best
+        best = self.best
         while self._task.timed and best is not None and best.speedup is None:
-            self._timed(best)
-            best = self.outcome([]).best
+            self._made.timed(best)
+            best = self.best
         if best is not None and best.error is not None and best.predicted:
             self._memory.put({_LOST: best.error / best.predicted})
 
@@ -133,7 +133,7 @@ class Hunt:
         `seconds`, is corrected by what the models before it really saved.
         """
         goal, front = self._task.goal.value, self.solution.front
-        start = self._memory.get(_SECONDS) or medians(race([self._contestant], self._engine, _GLANCE)[0])
+        start = self._memory.get(_SECONDS) or self._made.time_original(_GLANCE)
         seconds = start
         timed: dict[int, tuple[Contender, float]] = {}
         for _ in range(_MOST_ROUNDS):
@@ -141,7 +141,7 @@ class Hunt:
             point = 0 if point is None else point
             if point in timed or (timed and self._late()):
                 break
-            contender = self._timed(self._draft(point))
+            contender = self._made.timed(self._draft(point))
             timed[point] = contender, seconds
             found = contender.speedup
             if found is None or goal <= found.low <= goal * _LOOSE:
@@ -156,7 +156,7 @@ class Hunt:
             else max(timed.values(), key=lambda pair: pair[0].nearness(self._task.goal))
         )
         self._memory.put({_SECONDS: assumed})
-        self._fit(best)
+        self._made.fitted(best)
 
     def _for_share(self) -> None:
         """The least loss among models with that share of the cost, by counting."""
@@ -165,14 +165,14 @@ class Hunt:
         budget = self.solution.kept_cost - (1 - goal.value) * total
         for _ in range(_MOST_ROUNDS):
             point = front.within_cost(budget)
-            contender = self._sized(self._draft(0 if point is None else point))
+            contender = self._made.sized(self._draft(0 if point is None else point))
             if contender.within(goal) or point is None or self._late():
-                contender = self._fit(contender)
+                contender = self._made.fitted(contender)
             if contender.result is not None and (contender.within(goal) or point is None or self.stopped):
                 return
             # What counting did not foresee: nodes, names, biases that the fit adds.
             budget -= max((contender.reached(goal) or 0.0) - goal.value, 0.0) * total * _MARGIN
-        self._fit(contender)
+        self._made.fitted(contender)
 
     def _for_loss(self) -> None:
         """The fastest model whose measured loss is within the goal, by fitting and measuring models."""
@@ -186,7 +186,7 @@ class Hunt:
             point = min(max(bad + 1, 0 if guess is None else guess), good - 1)
             if point <= bad or (self.tried and self._late()):
                 break
-            contender = self._fit(self._draft(point))
+            contender = self._made.fitted(self._draft(point))
             if contender.within(goal):
                 good = point
             else:
@@ -215,115 +215,26 @@ class Hunt:
 
     def _for_better(self) -> None:
         """Trials of an Optuna study, seeded with the best plan; the best of them is fitted too."""
-        task, best = self._task, self.outcome([]).best
-        if best is None or task.fitted is None or self._late():
+        task, best = self._task, self.best
+        if best is None or task.samples is None or self._late():
             return
-        modules = find_modules(self._weighed)
-        taken = taken_of(self._weighed.units, best.plan)
-        bank = Bank(
-            self._weighed.units,
-            self._model,
-            task.fitted,
-            self._folder,
-            freeze=task.freeze,
-            track=task.track,
-        )
-        seed = seed_of(modules, self._weighed, taken)
-        judge = Trials(bank, self._weighed, modules, task.path, self._folder)
-        result = run_study(
-            space_of(modules),
-            judge,
-            trials=task.trials,
-            budget=self._weighed.cost(best.plan) * (1 + 1e-9) if task.goal.bounds_cost else None,
-            seeds=[seed],
-            storage=task.storage,
-            name=task.study,
-            deadline=task.deadline,
-            front=not task.goal.bounds_cost,
-            fingerprint=self._fingerprint(),
-        )
-        self.study = result
-        self.stopped = self.stopped or result.stopped is not None
-        levels = _picked(result, seed, task.goal.bounds_cost)
-        if levels is None or levels == seed:
+        self.study, plan = better_plan(task, task.samples, self._weighed, best.plan, self._folder)
+        self.stopped = self.stopped or self.study.stopped is not None
+        if plan is None:
             return
-        contender = self._drafted(plan_of(self._weighed.units, taken_at(modules, self._weighed, levels)))
+        contender = self._made.drafted(plan)
         if task.goal.kind == "speedup":
-            contender = self._timed(contender)
+            contender = self._made.timed(contender)
         if task.goal.kind != "speedup" or contender.meets(task.goal):
-            self._fit(contender)
-
-    def _fingerprint(self) -> str:
-        """Tells models, samples and what is weighed apart, not the machine that measures."""
-        task = self._task
-        samples = sample_digests(task.fitted) if task.fitted is not None else []
-        units = [f"{unit.name} {label(choice)}" for unit in self._weighed.units for choice in unit.choices]
-        return digest(model_digest(self._model), task.goal.kind, task.cost, *sorted(samples), *units)
+            self._made.fitted(contender)
 
     def _late(self) -> bool:
-        self.stopped = self._task.late()
+        self.stopped = self._task.late
         return self.stopped
-
-    def _rewritten(self, plan: Plan, data: Samples | None) -> Result:
-        task = self._task
-        return rewrite(
-            task.path,
-            plan=plan,
-            policy=task.policy,
-            freeze_weights=task.freeze,
-            input_shapes=feeds_shapes(self._contestant.feeds),
-            data=data,
-            scratch=task.scratch,
-            track=task.track_jobs,
-        )
 
     def _draft(self, point: int) -> Contender:
         """A point of the front."""
-        return self._drafted(self.solution.plan(point))
-
-    def _drafted(self, plan: Plan) -> Contender:
-        """A plan, and what is known before there is a model of it."""
-        found = Contender(plan=plan, predicted=self._weighed.error(plan), shares=self._weighed.shares(plan))
-        self.tried.append(found)
-        return found
-
-    def _now(self, before: Contender, contender: Contender) -> Contender:
-        """More is known of a contender."""
-        self.tried[self.tried.index(before)] = contender
-        self._task.say(contender.line())
-        return contender
-
-    def _sized(self, contender: Contender) -> Contender:
-        """The contender with the size of its file, by plain factors."""
-        return self._now(contender, contender.sized(self._rewritten(contender.plan, None)))
-
-    def _timed(self, contender: Contender) -> Contender:
-        """The contender timed beside the original; by plain factors before it is fitted: that is the same."""
-        result = contender.result or self._rewritten(contender.plan, None)
-        out = self._folder / "timed.onnx"
-        save(result.rewritten, out)
-        pair = [self._contestant, replace(self._contestant, path=out)]
-        first, second = race(pair, self._engine, _TIMING)
-        found = speedup(first, second)
-        if found.width > _VAGUE:
-            first, second = race(pair, self._engine, _TIMING)
-            found = min(found, speedup(first, second), key=lambda each: each.width)
-        self._original = medians(first)
-        return self._now(contender, replace(contender.sized(result), speedup=found))
-
-    def _fit(self, contender: Contender) -> Contender:
-        """The contender with its factors fitted in sequence, and its loss measured."""
-        task = self._task
-        result = self._rewritten(contender.plan, task.fitted)
-        fitted = replace(contender.sized(result), result=result)
-        if task.fitted is not None and task.held_out is not None:
-            out = self._folder / "fitted.onnx"
-            save(result.rewritten, out)
-            quality = measure_quality(
-                task.path, out, task.held_out, fitted=len(task.fitted), labels=task.labels
-            )
-            fitted = replace(fitted, quality=quality)
-        return self._now(contender, fitted)
+        return self._made.drafted(self.solution.plan(point))
 
     def _cost(self, contender: Contender) -> float:
         return self._weighed.cost(contender.plan)
@@ -331,13 +242,3 @@ class Hunt:
 
 def _loss(contender: Contender) -> float:
     return contender.predicted if contender.error is None else contender.error
-
-
-def _picked(result: StudyResult, seed: Mapping[str, int], bounded: bool) -> Mapping[str, int] | None:
-    """The study's answer: the least loss in its budget, or the cheapest that loses no more than the seed."""
-    if bounded:
-        return result.best[0] if result.best is not None else None
-    known = [scored.loss for levels, scored in result.front if levels == seed]
-    limit = min(known, default=math.inf)
-    good = [(scored.cost, i) for i, (_, scored) in enumerate(result.front) if scored.loss <= limit]
-    return result.front[min(good)[1]][0] if good else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxdecomp.factors import Floats
+from onnxdecomp.factors import Floats, Whitening
 from onnxdecomp.planning import Choice
 
 # Eigenvalues of the covariance below this share of the largest are raised to it.
@@ -60,9 +60,8 @@ def find_core(weight: Floats, covariances: Sequence[Floats] | None) -> Core:
     for i, part in enumerate(parts):
         whitened = part
         if covariances is not None:
-            values, vectors = np.linalg.eigh(covariances[i])
-            roots = np.sqrt(np.maximum(values, _FLOOR * max(values[-1], 0.0)))
-            whitened = np.tensordot(part, (vectors * roots) @ vectors.T, (1, 0)).transpose(0, 2, 1)
+            root = Whitening.of(covariances[i], floor=_FLOOR, nothing=0.0).root()
+            whitened = np.tensordot(part, root, (1, 0)).transpose(0, 2, 1)
         left, right = (_directions(np.moveaxis(whitened, axis, 0)) for axis in (0, 1))
         core = np.tensordot(right.T, np.tensordot(left.T, whitened, 1), (1, 1))  # C, D, taps
         sums += (core**2).sum(axis=2)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,18 +20,17 @@ from onnxdecomp.fitting import (
     Target,
     arrangement,
     blocks,
-    fit,
+    fit_low_rank,
     flattened,
     shifts_of,
     start,
 )
-from onnxdecomp.ir import Array, Model, NotFiniteError, read_finite_weight
-from onnxdecomp.planning import Choice
+from onnxdecomp.ir import Array, NotFiniteError, Survey, read_finite_weight
+from onnxdecomp.planning import Choice, Unit
+from onnxdecomp.progress import Progress, tracked
 from onnxdecomp.sampling import Samples
-from onnxdecomp.searching.candidates import Unit
+from onnxdecomp.searching.figures import Figures
 from onnxdecomp.searching.losses import Core, find_core, transfer
-
-Track = Callable[[Sequence[Unit], str], Iterable[Unit]]
 
 # Shares of the channels at which a site's error is sent through the rest of the model.
 _PROBED = (0.125, 0.25, 0.5)
@@ -43,115 +41,86 @@ _ROUNDS = 5
 UNREACHED = "its error cannot be sent through the model: counted as if it reached the outputs whole"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Losses:
-    """What a unit's choices lose of the model's outputs: shares, see `Deviation`.
-
-    Attributes:
-        choices: one per choice of the unit.
-        measured: (choice, output loss) where the error was sent through the model.
-        note: what is to be said of it, None for nothing.
-    """
-
-    choices: tuple[float, ...]
-    measured: tuple[tuple[Choice, float], ...] = ()
-    note: str | None = None
-
-
-def weight_losses(units: Sequence[Unit], folder: Path, track: Track) -> list[Losses]:
+def weight_losses(units: Sequence[Unit], folder: Path, progress: Progress) -> list[Figures]:
     """Without samples: the squared relative error of the weights stands for that of the outputs."""
     found = []
-    for unit in track(units, "reading spectra"):
+    for unit in tracked(units, "reading spectra", progress):
         core = _weight_core(unit, folder)
         if isinstance(core, str):
-            found.append(Losses(choices=(np.inf,) * len(unit.choices), note=core))
+            found.append(Figures(choices=(np.inf,) * len(unit.choices), note=core))
         else:
-            found.append(Losses(choices=tuple(core.lost(choice) for choice in unit.choices)))
+            found.append(Figures(choices=tuple(core.lost(choice) for choice in unit.choices)))
     return found
 
 
 def _weight_core(unit: Unit, folder: Path) -> Core | str:
     try:
-        weight = read_finite_weight(unit.job.anchors[0], folder)
+        weight = read_finite_weight(unit.lead, folder)
     except NotFiniteError as error:
         return str(error)
-    groups = unit.job.groups
+    groups = unit.groups
     if groups == 1:
         return find_core(weight, None)
     return find_core(weight, [np.eye(weight.shape[1])] * groups)
 
 
 def output_losses(
+    found: Survey,
     units: Sequence[Unit],
-    model: Model,
     samples: Samples,
     scratch: Path | None,
-    *,
-    freeze: bool,
-    track: Track,
-) -> list[Losses]:
+    progress: Progress,
+) -> list[Figures]:
     """What every choice does to the outputs, one site at a time, on samples its factors are not fitted to.
 
     Args:
-        units: in graph order.
-        model: the original.
+        found: the survey of the original.
+        units: of its sites, in graph order.
         samples: of its inputs, two or more.
         scratch: folder for activations; None is the system's.
-        freeze: treat biases that callers may override as constant.
-        track: wraps the units, to show progress.
+        progress: told of every unit that is done.
     """
-    found = []
-    with Calibration(model, samples, scratch, freeze=freeze, sequential=False) as calibration:
-        calibration.announce([unit.job for unit in units])
-        for unit in track(units, "probing sites"):
-            prepared = calibration.prepare(unit.job)
-            found.append(
-                Losses(choices=(np.inf,) * len(unit.choices), note=prepared)
+    losses = []
+    with Calibration(found.model, samples, scratch, freeze=found.freeze, sequential=False) as calibration:
+        for unit, prepared in calibration.visits(units, "probing sites", progress):
+            losses.append(
+                Figures(choices=(np.inf,) * len(unit.choices), note=prepared)
                 if isinstance(prepared, str)
-                else _probe(unit, prepared, calibration, model)
+                else _probe(unit, prepared, calibration, found.model.folder)
             )
-            calibration.leave(unit.job)
-    return found
+    return losses
 
 
-def _probe(unit: Unit, prepared: Prepared, calibration: Calibration, model: Model) -> Losses:
+def _probe(unit: Unit, prepared: Prepared, calibration: Calibration, folder: Path) -> Figures:
     target = prepared.target
     if not isinstance(target, Target):
-        core = _weight_core(unit, model.folder)
+        core = _weight_core(unit, folder)
         if isinstance(core, str):
-            return Losses(choices=(np.inf,) * len(unit.choices), note=core)
+            return Figures(choices=(np.inf,) * len(unit.choices), note=core)
         lost = tuple(core.lost(choice) for choice in unit.choices)
-        return Losses(choices=lost, note=UNREACHED)
+        return Figures(choices=lost, note=UNREACHED)
     moments = target.rest(0)
     problems = [Problem.of(m, centred=target.centred) for m in moments]
     channels = prepared.weight.shape[1]
-    covariances = [_channel_covariance(problem, channels) for problem in problems]
+    covariances = [problem.channel_covariance(len(problem.s) // channels) for problem in problems]
     core = find_core(prepared.weight, covariances)
-    probed = _levels(unit)
+    probed = _probed_choices(unit)
     weights = [_fitted(choice, target, problems, moments) for choice in probed]
     points = []
     for choice, fitted in zip(probed, weights, strict=True):
-        change = partial(changed, weight=prepared.weight, groups=unit.job.groups, fitted=fitted)
+        change = partial(changed, weight=prepared.weight, groups=unit.groups, fitted=fitted)
         points.append((choice, calibration.output_errors(prepared.heads, change, _MOST_RUNS)))
     curve = transfer([(core.lost(choice), loss) for choice, loss in points])
-    return Losses(choices=tuple(curve(core.lost(choice)) for choice in unit.choices), measured=tuple(points))
+    return Figures(choices=tuple(curve(core.lost(choice)) for choice in unit.choices), measured=tuple(points))
 
 
-def _channel_covariance(problem: Problem, channels: int) -> Floats:
-    taps = len(problem.s) // channels
-    parts = problem.s.reshape(taps, channels, taps, channels)
-    return np.asarray(np.einsum("lmln->mn", parts) / taps)
-
-
-def _levels(unit: Unit) -> list[Choice]:
+def _probed_choices(unit: Unit) -> list[Choice]:
     """The choices nearest to the shares that are probed, in both modes alike."""
     channels = unit.sites[0].group_channels
 
     def distance(choice: Choice, share: float) -> tuple[float, str]:
-        pairs = zip((choice.ranks.input, choice.ranks.output), channels, strict=True)
-        own = [1.0 if rank is None else rank / width for rank, width in pairs]
-        if choice.method == "svd":
-            own = [(choice.ranks.output or 0) / min(channels)]
+        one = choice.method == "svd"
+        own = [(choice.ranks.output or 0) / min(channels)] if one else choice.ranks.shares(channels)
         return sum(abs(np.log(each / share)) for each in own), choice.method
 
     nearest = [min(unit.choices, key=lambda choice: distance(choice, share)) for share in _PROBED]
@@ -183,7 +152,7 @@ def low_rank(placed: Arrangement, target: Target, problems: Sequence[Problem]) -
     for problem, weight in zip(problems, flattened(target.weight, len(problems)), strict=True):
         arranged, own = problem.reordered(placed.order), placed.arranged(weight)
         inner = start(arranged, placed.taps, own, placed.ranks)
-        parts.append(fit(arranged.ridged(own, _RIDGE), placed.taps, inner, placed.ranks[1], _ROUNDS))
+        parts.append(fit_low_rank(arranged.ridged(own, _RIDGE), placed.taps, inner, placed.ranks[1], _ROUNDS))
     return parts
 
 

@@ -5,27 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import onnx
-from onnx import helper
-
-from onnxdecomp.errors import RunError, first_line
-from onnxdecomp.ir import PROTOBUF_LIMIT, Anchor, Model, Survey
-from onnxdecomp.runtime import Engine, Feeds, onnxruntime, open_session
+from onnxdecomp.ir import PROTOBUF_LIMIT, Anchor, Model, Survey, graph_inputs
+from onnxdecomp.runtime import Engine, Feeds, open_session, run_errors, segment
 
 
-def observe_sizes(model: Model, found: Survey, feeds: Feeds) -> Survey:
+def observe_sizes(found: Survey, feeds: Feeds) -> Survey:
     """The survey with the sizes of Convs of the main graph that shape inference could not tell.
 
     Args:
-        model: loaded from a file.
-        found: its survey.
+        found: the survey of a model.
         feeds: one set of inputs.
 
     Raises:
         RunError: ONNX Runtime does not run the model.
     """
     blind = [a for a in found.anchors if a.site.sizes is None and a.site.op == "Conv" and not a.scope.path]
-    if not blind or model.path is None or model.nbytes() > PROTOBUF_LIMIT:
+    model = found.model
+    if not blind or model.nbytes() > PROTOBUF_LIMIT:
         return found
     names = list(dict.fromkeys(name for a in blind for name in (a.node.input[0], a.node.output[0])))
     shapes = dict(feeds_shapes(feeds)) | _run(model, [name for name in names if name not in feeds], feeds)
@@ -39,16 +35,12 @@ def feeds_shapes(feeds: Feeds) -> Mapping[str, tuple[int, ...]]:
 
 
 def _run(model: Model, names: Sequence[str], feeds: Feeds) -> dict[str, tuple[int, ...]]:
-    proto = onnx.load(str(model.path))
-    del proto.graph.output[:]
-    proto.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    onnxruntime()
-    # onnxruntime's exceptions share no base class of their own.
-    try:
-        session = open_session(proto.SerializeToString(), Engine())
+    graph = model.proto.graph
+    constants = [*graph.initializer, *graph.sparse_initializer]
+    whole = segment(model.proto, model.folder, graph.node, graph_inputs(model.proto), names, constants)
+    with run_errors(f"ONNX Runtime does not run {model.path}"):
+        session = open_session(whole.SerializeToString(), Engine(threads=None))
         return {name: value.shape for name, value in zip(names, session.run(names, dict(feeds)), strict=True)}
-    except Exception as error:
-        raise RunError(f"ONNX Runtime does not run {model.path}: {first_line(error)}") from error
 
 
 def _sized(anchor: Anchor, shapes: Mapping[str, tuple[int, ...]]) -> Anchor:

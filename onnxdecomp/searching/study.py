@@ -7,55 +7,21 @@ Computation 6).
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
-import re
 import socket
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from onnxdecomp.errors import MissingExtraError, StoppedError, UsageError, first_line
+from onnxdecomp.errors import StoppedError, UsageError
+from onnxdecomp.searching.levels import Evaluate, Levels, PrunedError, Scored, Space
+from onnxdecomp.searching.storage import load_optuna, open_storage
 
-Levels = Mapping[str, int]
-
-_HEARTBEAT_S, _GRACE_S = 30, 120
-_LOCK_S = 60  # how long one process waits for another to leave an SQLite file
 _MOST_POPULATION = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """What is searched: `modules` maps a module's name to how many levels it has, 0 to n - 1."""
-
-    modules: Mapping[str, int]
-
-    def __post_init__(self) -> None:
-        for name, number in self.modules.items():
-            if number < 1:
-                raise UsageError(f"module {name} has no levels to choose from")
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """What levels come to; both finite, or the trial is no answer."""
-
-    loss: float
-    cost: float
-
-
-class PrunedError(Exception):
-    """Raised by `evaluate` where `report` said that a trial is not worth finishing."""
-
-
-Report = Callable[[int, float], bool]
-Evaluate = Callable[[Levels, Report], Scored]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,12 +80,12 @@ def run_study(
         MissingExtraError: Optuna is not installed.
         UsageError: a storage that cannot be used, or a study that belongs to something else.
     """
-    optuna = _optuna()
+    optuna = load_optuna()
     for levels in seeds:
         fits = all(0 <= level < space.modules.get(module, 0) for module, level in levels.items())
         if not fits or levels.keys() != space.modules.keys():
             raise UsageError("the levels to try first are not of the modules that are searched")
-    with _storage(storage) as opened:
+    with open_storage(storage) as opened:
         study = _study(opened, name, fingerprint, budget, front)
         study.sampler = _sampler(optuna, seed if storage is None else None, trials, front)
         study.pruner = optuna.pruners.NopPruner() if front else optuna.pruners.MedianPruner()
@@ -135,24 +101,6 @@ def run_study(
         return _result(study, budget, stopped)
 
 
-def require_storage(storage: str | None) -> None:
-    """Refuse a storage that cannot be used, before any work is done.
-
-    Raises:
-        MissingExtraError: Optuna is not installed.
-        UsageError: the storage cannot be opened.
-    """
-    with _storage(storage):
-        return
-
-
-def _optuna() -> Any:
-    try:
-        return importlib.import_module("optuna")
-    except ImportError as error:
-        raise MissingExtraError('optuna is not installed: pip install "onnxdecomp[search]"') from error
-
-
 def _sampler(optuna: Any, seed: int | None, trials: int, front: bool) -> Any:
     if front:
         size = min(max(trials // 5, 4), _MOST_POPULATION)
@@ -160,91 +108,8 @@ def _sampler(optuna: Any, seed: int | None, trials: int, front: bool) -> Any:
     return optuna.samplers.TPESampler(multivariate=True, seed=seed)
 
 
-@contextmanager
-def _storage(line: str | None) -> Iterator[Any]:
-    """The storage, closed afterwards; what goes wrong with it on the way is one line that names it."""
-    optuna = _optuna()
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a trial that fails is raised, not logged
-    try:
-        if line is None:
-            yield optuna.storages.InMemoryStorage()
-        elif line.startswith("journal:"):
-            yield _journal(line)
-        elif "://" in line:
-            with _named(line):
-                database = _database(line)
-                try:
-                    yield database
-                finally:
-                    database.remove_session()
-                    database.engine.dispose()
-        else:
-            raise UsageError(
-                f"--storage {line}: give a database's URL, as sqlite:///study.db, or journal:study.log"
-            )
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
-@contextmanager
-def _named(line: str) -> Iterator[None]:
-    optuna, alchemy = _optuna(), importlib.import_module("sqlalchemy.exc")
-    shown = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", line)  # passwords are not to be shown
-    try:
-        yield
-    except alchemy.NoSuchModuleError as error:
-        raise UsageError(f"--storage {shown}: no such kind of database is known") from error
-    except alchemy.ArgumentError as error:
-        raise UsageError(f"--storage {shown}: this is not a database's URL") from error
-    except optuna.exceptions.StorageInternalError as error:
-        raise UsageError(f"--storage {shown}: {first_line(error.__cause__ or error)}") from error
-    except alchemy.SQLAlchemyError as error:
-        raise UsageError(f"--storage {shown}: {first_line(error)}") from error
-
-
-def _database(line: str) -> Any:
-    optuna, alchemy = _optuna(), importlib.import_module("sqlalchemy.exc")
-    connect = {"connect_args": {"timeout": _LOCK_S}} if line.startswith("sqlite") else {}
-    for attempt in range(10):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return optuna.storages.RDBStorage(
-                    line, engine_kwargs=connect, heartbeat_interval=_HEARTBEAT_S, grace_period=_GRACE_S
-                )
-        except ImportError as error:
-            scheme = line.split("://")[0]
-            raise UsageError(f"--storage {scheme}://…: its Python driver is not installed") from error
-        except RuntimeError as error:
-            raise UsageError(f"--storage: {first_line(error)}") from error
-        except (alchemy.OperationalError, alchemy.IntegrityError, alchemy.ProgrammingError) as error:
-            # Another process may be creating the same tables.
-            if attempt == 9 or not re.search("exist|unique|duplicate", str(error), re.IGNORECASE):
-                raise
-            time.sleep(0.2)
-    raise AssertionError
-
-
-def _journal(line: str) -> Any:
-    journal = importlib.import_module("optuna.storages.journal")
-    # Absolute, and with a lock that is a file: the other kind, a link, is never freed if its target is amiss.
-    path = Path(line.removeprefix("journal:")).absolute()
-    try:
-        if path.exists():
-            with path.open("rb") as file:
-                if file.read(10) not in (b"", b'{"op_code"'):
-                    raise UsageError(f"{path.name} is not a journal of Optuna's")
-        lock = journal.JournalFileOpenLock(str(path))
-        return _optuna().storages.JournalStorage(journal.JournalFileBackend(str(path), lock_obj=lock))
-    except (OSError, UsageError) as error:
-        raise UsageError(f"--storage {line}: {first_line(error)}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--storage {line}: the journal is damaged ({first_line(error)})") from error
-
-
 def _study(opened: Any, name: str | None, fingerprint: str, budget: float | None, front: bool) -> Any:
-    optuna = _optuna()
+    optuna = load_optuna()
     goal = "front" if front else "loss"
     goal = goal if budget is None else f"{goal} at {budget!r}"
     name = name or f"onnxdecomp-{fingerprint[:16]}-{goal.replace(' ', '-')}"
@@ -263,14 +128,14 @@ def _study(opened: Any, name: str | None, fingerprint: str, budget: float | None
     if known.get("goal") == goal and "fingerprint" not in known:
         study.set_user_attr("fingerprint", fingerprint)
     elif known.get("fingerprint") != fingerprint:
-        raise UsageError(f"study {name} belongs to another model or data; choose another --study")
+        raise UsageError(f"study {name} belongs to another model or data; choose another `study`")
     elif known.get("goal") != goal:
-        raise UsageError(f"study {name} has another goal or budget; choose another --study")
+        raise UsageError(f"study {name} has another goal or budget; choose another `study`")
     return study
 
 
 def _states() -> Any:
-    return _optuna().trial.TrialState
+    return load_optuna().trial.TrialState
 
 
 def _finished(study: Any) -> int:
@@ -283,7 +148,7 @@ def _fail_dead(study: Any) -> None:
     for trial in study.get_trials(deepcopy=False, states=(_states().RUNNING,)):
         host, process = trial.user_attrs.get("process", (None, None))
         if host == socket.gethostname() and os.name == "posix" and not _alive(process):
-            with suppress(ValueError, _optuna().exceptions.UpdateFinishedTrialError):
+            with suppress(ValueError, load_optuna().exceptions.UpdateFinishedTrialError):
                 study.tell(trial.number, state=_states().FAIL)
 
 
@@ -311,7 +176,7 @@ def _enqueue(study: Any, seeds: Sequence[Levels]) -> None:
 
 
 def _one_trial(study: Any, space: Space, evaluate: Evaluate, budget: float | None, front: bool) -> None:
-    optuna = _optuna()
+    optuna = load_optuna()
     current: list[Any] = []
     scored = False
 

@@ -7,15 +7,17 @@ that differences between them are those in the whole model.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from onnxdecomp.factors import Chain, Link
-from onnxdecomp.ir import Anchor, Site, Survey, attribute, is_onnx_op
-from onnxdecomp.lowering import Wiring, chain_nodes, constant_tensor
+from onnxdecomp.ir import Anchor, Site, Survey, flag, is_onnx_op
+from onnxdecomp.lowering import constant_tensor, lower_chain, lower_weights
 from onnxdecomp.planning import Choice, links
 from onnxdecomp.runtime import Feeds
 
@@ -55,48 +57,38 @@ def site_model(
 ) -> ModelProto:
     """A site alone, kept or as a chain, with random weights, from "x" (and a residual "z") to "y"."""
     site = anchor.site
-    if anchor.weight is None or site.channels is None:
-        raise ValueError(f"{site.name} has no constant weight")
-    lead = NodeProto(op_type=anchor.node.op_type, name="site", attribute=anchor.node.attribute)
+    if site.channels is None:
+        raise ValueError(f"{site.name}: channels are not known")
     generator = np.random.default_rng(0)
-    tensors = {"b": np.zeros(site.channels[1])} if site.op != "MatMul" else {}
-    bias = next(iter(tensors), None)
+    bias = {} if site.op == "MatMul" else {"b": np.zeros(site.channels[1])}
+    lead = NodeProto(op_type=anchor.node.op_type, name="site", attribute=anchor.node.attribute)
+    lead.input.extend(["x", "w", *bias])
+    lead.output.append("product")
+    data_type = anchor.constant.data_type
+    tensors = [constant_tensor(name, array, data_type) for name, array in bias.items()]
+    nodes = [lead]
     if choice is None:
-        shape = anchor.weight.shape
-        tensors["w"] = generator.standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
-        lead.input.extend(["x", "w", *([bias] if bias else [])])
-        lead.output.append("product")
-        nodes = [lead]
+        shape = anchor.constant.shape
+        weight = generator.standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
+        tensors.append(constant_tensor("w", weight, data_type))
     else:
         chain = random_chain(site, choice, generator)
-        names = tuple(f"w{i}" for i in range(len(chain.links)))
-        values = (link.weight.T if anchor.transposed else link.weight for link in chain.links)
-        tensors |= dict(zip(names, values, strict=True))
-        old_gemm = site.op == "Gemm" and anchor.scope.opset < 11
-        if old_gemm:
-            tensors["zeros"] = np.zeros(len(chain.links[0].weight))
-        wiring = Wiring(
-            nodes=names,
-            weights=names,
-            inner=tuple(f"h{i}" for i in range(len(names) - 1)),
-            output="product",
-            bias=bias,
-            zeros="zeros" if old_gemm else None,
-        )
-        lead.input.append("x")
-        nodes = chain_nodes(lead, chain.links, wiring)
+        alone = dataclasses.replace(anchor, node=lead, batchnorm=None)
+        names = [f"{link.role}.weight" for link in chain.links]
+        lowered = lower_chain(alone, chain, names, bias=None, folder=Path(), fresh=str)
+        nodes = list(lowered.nodes)
+        tensors += [*lower_weights(alone, chain, names), *lowered.tensors]
     nodes += _behind(surroundings)
-    data_type = anchor.weight.data_type
     inputs = [
-        helper.make_tensor_value_info(name, data_type, array.shape)
-        for name, array in site_feeds(anchor, surroundings).items()
+        helper.make_tensor_value_info(name, data_type, shape)
+        for name, shape in _feed_shapes(anchor, surroundings).items()
     ]
     graph = helper.make_graph(
         nodes,
         "site",
         inputs,
         [helper.make_tensor_value_info("y", data_type, None)],
-        [constant_tensor(name, array, data_type) for name, array in tensors.items()],
+        tensors,
     )
     imports = [helper.make_opsetid("", anchor.scope.opset)]
     return helper.make_model(graph, opset_imports=imports, ir_version=max(ir_version, 4))
@@ -118,22 +110,23 @@ def _behind(surroundings: Surroundings) -> list[NodeProto]:
 
 def site_feeds(anchor: Anchor, surroundings: Surroundings) -> Feeds:
     """Random inputs of the site's shapes."""
+    generator = np.random.default_rng(0)
+    return {
+        name: generator.standard_normal(shape).astype(anchor.constant.dtype)
+        for name, shape in _feed_shapes(anchor, surroundings).items()
+    }
+
+
+def _feed_shapes(anchor: Anchor, surroundings: Surroundings) -> dict[str, tuple[int, ...]]:
     site = anchor.site
     if site.sizes is None or site.channels is None or site.dtype is None:
         raise ValueError(f"{site.name}: shapes are not known")
-    generator = np.random.default_rng(0)
     shapes = [
         (sizes[0], channels, *sizes[1:]) for sizes, channels in zip(site.sizes, site.channels, strict=True)
     ]
-    turned = attribute(anchor.node, "transA") if site.op == "Gemm" else None
-    if turned is not None and turned.i:
+    if site.op == "Gemm" and flag(anchor.node, "transA"):
         shapes[0] = shapes[0][::-1]
-    dtype = helper.tensor_dtype_to_np_dtype(anchor.weight.data_type if anchor.weight else TensorProto.FLOAT)
-    names = ("x", "z") if surroundings.residual else ("x",)
-    return {
-        name: generator.standard_normal(shape).astype(dtype)
-        for name, shape in zip(names, shapes, strict=False)
-    }
+    return dict(zip(("x", "z") if surroundings.residual else ("x",), shapes, strict=False))
 
 
 def random_chain(site: Site, choice: Choice, generator: np.random.Generator) -> Chain:

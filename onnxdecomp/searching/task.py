@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxdecomp.ir import InputShapes
+from onnxdecomp.comparing import Baseline
+from onnxdecomp.errors import UsageError
+from onnxdecomp.ir import Model, Survey
 from onnxdecomp.planning import Policy
-from onnxdecomp.rewriting import Track as TrackJobs
-from onnxdecomp.sampling import Labels, Samples
+from onnxdecomp.progress import Progress
+from onnxdecomp.runtime import Feeds
+from onnxdecomp.sampling import SampleSets
 from onnxdecomp.searching.goal import Goal
-from onnxdecomp.searching.probe import Track
 from onnxdecomp.timing import Setting
 
 COSTS = ("measured", "macs")
@@ -20,50 +21,68 @@ COSTS = ("measured", "macs")
 ALIGN = {"measured": 8, "macs": 2}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """An Optuna study after the search.
+
+    Attributes:
+        number: of trials that the study is to have; 0 for no study.
+        storage: where it lies, a database's URL or journal:PATH; None keeps it in memory.
+        study: its name; None derives one.
+    """
+
+    number: int = 0
+    storage: str | None = None
+    study: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.number and (self.storage is not None or self.study is not None):
+            raise UsageError("`storage` and `study` speak of trials: give `trials`")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Task:
     """What is searched for, and on what.
 
     Attributes:
-        path: of the model.
+        found: the survey of the original, with the sizes of its sites as far as a run tells them.
+        feeds: one set of inputs as it is to be fast on.
+        baseline: what the original does.
         goal: what it is to become.
         setting: where it must be fast.
-        input_shapes: for inputs with unknown dimensions.
-        fitted: samples to fit to; None for plain factors.
-        held_out: samples to measure on; None without `fitted`.
-        labels: of `held_out`, or None.
+        samples: to fit to and to measure on; None for plain factors.
         policy: which choices are weighed.
         cost: "measured", or "macs" where nothing is to be timed.
-        freeze: treat weights that callers may override as constant.
-        trials: of an Optuna study after the search; 0 for none.
-        storage: where the study lies; None keeps it in memory.
-        study: its name; None derives one.
+        trials: of an Optuna study after the search.
         deadline: `time.monotonic()` after which no new round begins; None for none.
-        track: wraps units, to show progress.
-        track_jobs: wraps the jobs of a rewrite.
-        say: takes a line on what is going on.
+        progress: told of what is being done.
         scratch: folder for large intermediate files; None is the system's.
     """
 
-    path: Path
+    found: Survey
+    feeds: Feeds
+    baseline: Baseline
     goal: Goal
     setting: Setting
-    input_shapes: InputShapes
-    fitted: Samples | None
-    held_out: Samples | None
-    labels: Labels | None
+    samples: SampleSets | None
     policy: Policy
     cost: str
-    freeze: bool
-    trials: int
-    storage: str | None
-    study: str | None
+    trials: Trials
     deadline: float | None
-    track: Track
-    track_jobs: TrackJobs
-    say: Callable[[str], None]
+    progress: Progress
     scratch: Path | None
 
+    @property
+    def model(self) -> Model:
+        """The original."""
+        return self.found.model
+
+    @property
+    def path(self) -> Path:
+        """The file of the original."""
+        return self.baseline.path
+
+    @property
     def late(self) -> bool:
         """Whether no new round should begin."""
         return self.deadline is not None and time.monotonic() > self.deadline

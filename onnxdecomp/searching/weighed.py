@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxdecomp.planning import Choice, Front, Plan, front
-from onnxdecomp.searching.candidates import Unit
-from onnxdecomp.searching.costs import Priced
-from onnxdecomp.searching.probe import Losses
+from onnxdecomp.planning import Choice, Front, Plan, Unit, front
+from onnxdecomp.searching.figures import Figures
 
 # A choice must be that much faster than the site as it is: less is noise.
 _FASTER = 0.98
@@ -30,11 +28,11 @@ class Weighed:
     """
 
     units: tuple[Unit, ...]
-    costs: tuple[Priced, ...]
-    seconds: tuple[Priced, ...] | None
-    losses: tuple[Losses, ...]
+    costs: tuple[Figures, ...]
+    seconds: tuple[Figures, ...] | None
+    losses: tuple[Figures, ...]
     residual: tuple[bool, ...]
-    counts: Mapping[str, tuple[Priced, ...]]
+    counts: Mapping[str, tuple[Figures, ...]]
     totals: Mapping[str, float]
 
     def options(self, number: int) -> list[int | None]:

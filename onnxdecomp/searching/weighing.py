@@ -6,73 +6,68 @@ import math
 from collections.abc import Sequence
 
 from onnxdecomp.errors import NothingSelectedError
-from onnxdecomp.ir import Model, Survey, survey
-from onnxdecomp.planning import label
-from onnxdecomp.runtime import Feeds, cpu_name, gpus, onnxruntime
+from onnxdecomp.ir import Model, Survey
+from onnxdecomp.planning import Unit, label
+from onnxdecomp.runtime import cpu_name, gpus, onnxruntime
 from onnxdecomp.sampling import Samples, sample_digests
 from onnxdecomp.searching.cache import Cache, digest
-from onnxdecomp.searching.candidates import Unit, find_units
+from onnxdecomp.searching.candidates import find_candidates
 from onnxdecomp.searching.costs import counted, measured
-from onnxdecomp.searching.probe import UNREACHED, Losses, output_losses, weight_losses
-from onnxdecomp.searching.sizes import feeds_shapes, observe_sizes
+from onnxdecomp.searching.figures import Figures
+from onnxdecomp.searching.probe import UNREACHED, output_losses, weight_losses
+from onnxdecomp.searching.sizes import feeds_shapes
 from onnxdecomp.searching.surroundings import find_surroundings
 from onnxdecomp.searching.task import Task
 from onnxdecomp.searching.weighed import Weighed
-from onnxdecomp.timing import Setting, Subject, setting_engine, subject_feeds
+from onnxdecomp.timing import Setting, setting_engine
 
 # Stands in the cache for a choice that cannot be taken: JSON knows no infinity.
 _INFINITE = -1.0
 
 
-def weigh(task: Task, model: Model) -> tuple[Weighed, list[str]]:
-    """Costs and losses of every choice, measured or from the cache.
+def weigh(task: Task) -> tuple[Weighed, list[str]]:
+    """Costs and losses of every choice, measured or from the cache; and what is to be said of them.
 
     Raises:
         NothingSelectedError: no site can be decomposed.
     """
-    feeds, _ = task_feeds(task, model)
-    shapes = feeds_shapes(feeds)
-    found = survey(
-        model, input_shapes=shapes, freeze=task.freeze, fold_bn=True, linear=task.policy.wants_linear
-    )
-    found = observe_sizes(model, found, feeds)
-    units = find_units(found, task.policy)
+    found = task.found
+    units = find_candidates(found, task.policy)
     if not units:
         raise NothingSelectedError("nothing to decompose: `onnxdecomp inspect` lists the reasons")
     notes: list[str] = []
     seconds = None
-    if task.cost == "measured":
-        engine = setting_engine(task.setting)
+    if task.timed:
         cache = Cache("costs", _machine(task.setting))
-        seconds = measured(units, found, model.proto.ir_version, engine, cache, task.track)
+        seconds = measured(found, units, setting_engine(task.setting), cache, task.progress)
         notes += [cache.note] if cache.note else []
-    losses, loss_notes = _losses(task, model, units)
-    kind = task.goal.kind if task.goal.kind in ("macs", "params", "size") else None
+    losses, loss_notes = _losses(task, units)
+    kind = task.goal.kind if task.goal.counted else None
     costs = counted(units, kind or "macs") if kind or seconds is None else seconds
     return Weighed(
         units=tuple(units),
         costs=tuple(costs),
         seconds=tuple(seconds) if seconds is not None else None,
         losses=tuple(losses),
-        residual=tuple(find_surroundings(unit.job.anchors[0], found).residual for unit in units),
+        residual=tuple(find_surroundings(unit.lead, found).residual for unit in units),
         counts={what: tuple(counted(units, what)) for what in ("macs", "params")},
-        totals=_totals(found) | {"size": float(model.nbytes())},
+        totals=_totals(found) | {"size": float(found.model.nbytes())},
     ), [*notes, *loss_notes]
 
 
-def open_memory(task: Task, model: Model) -> Cache:
+def open_memory(task: Task) -> Cache:
     """What searches for other goals have learnt of the model as a whole."""
-    feeds, _ = task_feeds(task, model)
     conditions = {
-        "model": model_digest(model),
-        "feeds": {name: list(shape) for name, shape in feeds_shapes(feeds).items()},
-        "samples": _samples_digest(task.fitted) if task.fitted is not None else None,
-        "freeze": task.freeze,
+        "model": model_digest(task.model),
+        "feeds": {name: list(shape) for name, shape in feeds_shapes(task.feeds).items()},
+        "samples": samples_digest(task.samples.fitted) if task.samples is not None else None,
+        "freeze": task.found.freeze,
     }
     return Cache("models", _machine(task.setting) | conditions)
 
 
-def _samples_digest(samples: Samples) -> str:
+def samples_digest(samples: Samples) -> str:
+    """A short name for samples, however they are ordered."""
     return digest(*sorted(sample_digests(samples)))
 
 
@@ -85,16 +80,6 @@ def _totals(found: Survey) -> dict[str, float]:
     return {"macs": float(macs), "params": float(sum(params.values()))}
 
 
-def task_feeds(task: Task, model: Model) -> tuple[Feeds, int]:
-    """One set of inputs as the model is to be fast on, and its batch."""
-    return subject_feeds(task_subject(task, model), task.setting.batch, task.input_shapes, task.fitted)
-
-
-def task_subject(task: Task, model: Model) -> Subject:
-    """The model as something to time."""
-    return Subject(name=task.path.name, path=task.path, proto=model.proto, files=frozenset(model.files()))
-
-
 def _machine(setting: Setting) -> dict[str, object]:
     return {
         "device": [gpu["name"] for gpu in gpus()] if setting.provider.gpu else cpu_name(),
@@ -105,25 +90,33 @@ def _machine(setting: Setting) -> dict[str, object]:
     }
 
 
-def _losses(task: Task, model: Model, units: Sequence[Unit]) -> tuple[list[Losses], list[str]]:
+def _losses(task: Task, units: Sequence[Unit]) -> tuple[list[Figures], list[str]]:
     """From the cache where this model was probed with these samples before."""
-    if task.fitted is None:
-        return weight_losses(units, model.folder, task.track), []
+    found = task.found
+    if task.samples is None:
+        losses = weight_losses(units, found.model.folder, task.progress)
+        return losses, [
+            f"{unit.name}: {own.note}" for unit, own in zip(units, losses, strict=True) if own.note
+        ]
+    fitted = task.samples.fitted
     keys = [[f"{unit.name} {label(choice)}" for choice in unit.choices] for unit in units]
-    samples = _samples_digest(task.fitted)
-    conditions = {"model": model_digest(model), "samples": samples, "freeze": task.freeze}
+    conditions = {
+        "model": model_digest(found.model),
+        "samples": samples_digest(fitted),
+        "freeze": found.freeze,
+    }
     cache = Cache("losses", conditions)
     if any(cache.get(key) is None for own in keys for key in own):
-        found = output_losses(units, model, task.fitted, task.scratch, freeze=task.freeze, track=task.track)
+        probed = output_losses(found, units, fitted, task.scratch, task.progress)
         cache.put(
             {
                 key: loss if math.isfinite(loss) else _INFINITE
-                for own, losses in zip(keys, found, strict=True)
+                for own, losses in zip(keys, probed, strict=True)
                 for key, loss in zip(own, losses.choices, strict=True)
             }
         )
-        cache.put({unit.name: 1.0 for unit, own in zip(units, found, strict=True) if own.note == UNREACHED})
-    known = [Losses(choices=tuple(_known(cache, key) for key in own)) for own in keys]
+        cache.put({unit.name: 1.0 for unit, own in zip(units, probed, strict=True) if own.note == UNREACHED})
+    known = [Figures(choices=tuple(_known(cache, key) for key in own)) for own in keys]
     notes = [cache.note] if cache.note else []
     unreached = [unit.name for unit in units if cache.get(unit.name) is not None]
     return known, notes + [f"{name}: {UNREACHED}" for name in unreached]

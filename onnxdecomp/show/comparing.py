@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from onnxdecomp.comparing import Check, Fidelity, Quality
-from onnxdecomp.show.text import escape
+from onnxdecomp.comparing import Check, Comparison, Fidelity, Quality
+from onnxdecomp.show.text import escape, sentence
 
 
 def quality_view(quality: Quality) -> RenderableType:
@@ -24,16 +24,28 @@ def quality_view(quality: Quality) -> RenderableType:
     return Group(*parts)
 
 
-def check_view(outcome: Check, quality: Quality | None = None) -> RenderableType:
-    """The check's verdict and how far the outputs are apart."""
-    if outcome.status != "passed":
-        return f"\nnot checked: {escape(outcome.reason or '')}"
-    if quality is not None:
-        return Group(f"\ncheck passed: both models run in {outcome.engine}", quality_view(quality))
+def check_view(outcome: Check) -> RenderableType:
+    """The check's verdict, and how far the outputs on random inputs are apart."""
+    if not outcome.outputs:
+        return check_line(outcome)
     return Group(
-        f"\ncheck passed: both models run in {outcome.engine}; on random inputs their outputs differ by\n",
-        fidelity_table(outcome.outputs),
+        f"{check_line(outcome)}; on random inputs their outputs differ by\n", fidelity_table(outcome.outputs)
     )
+
+
+def check_line(outcome: Check) -> str:
+    """The check's verdict alone."""
+    if outcome.status != "passed":
+        return f"\nnot checked: {sentence(outcome.reason or '')}"
+    return f"\ncheck passed: both models run in {outcome.engine}"
+
+
+def comparison_view(found: Comparison) -> RenderableType:
+    """What both models ran on, and how far the outputs are apart."""
+    what = "random inputs" if found.samples is None else f"the samples in {escape(str(found.samples))}"
+    parts: list[RenderableType] = [f"on {what}, the outputs differ by\n", fidelity_table(found.outputs)]
+    parts += [f"\n{escape(found.note)}"] if found.note else []
+    return Group(*parts)
 
 
 def fidelity_table(outputs: Sequence[Fidelity]) -> Table:

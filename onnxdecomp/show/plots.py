@@ -11,8 +11,8 @@ import numpy as np
 
 from onnxdecomp.errors import MissingExtraError, UsageError
 from onnxdecomp.planning import SiteSpectra
-from onnxdecomp.searching import Outcome, front_points, uniform
-from onnxdecomp.timing import Cell, Layer, cell_rows
+from onnxdecomp.searching import SearchResult, front_points, uniform
+from onnxdecomp.timing import BenchResult, Cell, LayerTable, cell_rows
 
 
 def require_plot(path: Path) -> None:
@@ -60,12 +60,20 @@ def plot_spectra(found: Sequence[SiteSpectra], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def plot_times(cells: Sequence[Cell], path: Path) -> None:
-    """Draw the median latency of every model, one group of bars per setting; whiskers from minimum to p90.
+def plot_bench(result: BenchResult, path: Path) -> None:
+    """Draw the time of every layer where that was measured, else of every model.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    if result.layers is not None:
+        _plot_layers(result.layers, path)
+    else:
+        _plot_times(result.cells, path)
+
+
+def _plot_times(cells: Sequence[Cell], path: Path) -> None:
+    """Draw the median latency of every model, one group of bars per setting; whiskers from minimum to p90."""
     rows = [row for cell in cells for row in cell_rows(cell)]
     labels = [f"{r['model']}\n{r['provider']}, threads {r['threads']}, batch {r['batch']}" for r in rows]
     figure = _figure_class()(figsize=(8, 0.6 + 0.55 * len(rows)), layout="constrained")
@@ -81,12 +89,9 @@ def plot_times(cells: Sequence[Cell], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def plot_layers(names: Sequence[str], layers: Sequence[Layer], path: Path) -> None:
-    """Draw the time of every layer in every model; the names of layers that got slower are red.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+def _plot_layers(found: LayerTable, path: Path) -> None:
+    """Draw the time of every layer in every model; the names of layers that got slower are red."""
+    names, layers = found.names, found.layers
     figure = _figure_class()(figsize=(10, 0.8 + 0.28 * len(layers)), layout="constrained")
     panel = figure.subplots()
     places = np.arange(len(layers))
@@ -104,7 +109,7 @@ def plot_layers(names: Sequence[str], layers: Sequence[Layer], path: Path) -> No
     figure.savefig(path, dpi=130)
 
 
-def plot_search(outcome: Outcome, measure: str, path: Path) -> None:
+def plot_search(outcome: SearchResult, path: Path) -> None:
     """Draw the outputs' error against the cost of the sites: the front, uniform ranks, and what was tried.
 
     Raises:
@@ -131,7 +136,8 @@ def plot_search(outcome: Outcome, measure: str, path: Path) -> None:
                 color="tab:red" if chosen else "0.6",
                 label="chosen, measured" if chosen else None,
             )
-    panel.set(xlabel=f"{measure} of the sites, of the original's", ylabel="relative error of the outputs")
+    panel.set_xlabel(f"{outcome.measure} of the sites, of the original's")
+    panel.set_ylabel("relative error of the outputs")
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
     panel.legend()

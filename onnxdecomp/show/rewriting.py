@@ -8,9 +8,9 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from onnxdecomp.ir import Site
 from onnxdecomp.rewriting import Result, SiteReport, Totals
-from onnxdecomp.show.text import _UNKNOWN, _ratio, escape, si
+from onnxdecomp.show.sites import geometry, site_columns
+from onnxdecomp.show.text import UNKNOWN, escape, ratio, sentence, si
 
 
 def totals_table(totals: Totals) -> Table:
@@ -24,25 +24,13 @@ def totals_table(totals: Totals) -> Table:
         ("file size", totals.nbytes, "B"),
     )
     for name, (before, after), unit in rows:
-        table.add_row(name, si(before, unit), si(after, unit), _ratio(before, after))
+        table.add_row(name, si(before, unit), si(after, unit), ratio(before, after))
     return table
-
-
-def _site_columns(table: Table, *names: str) -> None:
-    table.add_column("site", overflow="fold", ratio=3)
-    for name in names:
-        table.add_column(name, overflow="fold")
-
-
-def _geometry(site: Site) -> tuple[str, str]:
-    kernel = "×".join(map(str, site.kernel)) or (_UNKNOWN if site.op == "Conv" else site.op)
-    channels = f"{site.channels[0]}→{site.channels[1]}" if site.channels else _UNKNOWN
-    return kernel, channels + (f" /{site.groups}" if site.groups not in (1, None) else "")
 
 
 def _sites_table(reports: Sequence[SiteReport]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, expand=False)
-    _site_columns(table, "kernel", "channels", "method", "ranks", "params", "MACs")
+    site_columns(table, "kernel", "channels", "method", "ranks", "params", "MACs")
     table.add_column("weight error", justify="right")
     for report in reports:
         if report.choice is None or report.errors is None:
@@ -50,7 +38,7 @@ def _sites_table(reports: Sequence[SiteReport]) -> Table:
         ranks = report.choice.ranks
         table.add_row(
             escape(report.site.name),
-            *_geometry(report.site),
+            *geometry(report.site),
             report.choice.method,
             " ".join(
                 f"{side}={r}" for side, r in (("in", ranks.input), ("out", ranks.output)) if r is not None
@@ -74,7 +62,7 @@ def _kept_table(reports: Sequence[SiteReport]) -> Table:
     table.add_column("sites", overflow="fold")
     for reason, names in by_reason.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        table.add_row(str(len(names)), escape(reason), escape(", ".join(names[:3]) + more))
+        table.add_row(str(len(names)), sentence(reason), escape(", ".join(names[:3]) + more))
     return table
 
 
@@ -88,7 +76,7 @@ def result_view(result: Result) -> RenderableType:
     parts += [_sites_table(result.sites)] if chosen else []
     parts += [fit_view(result.sites)] if any(report.fit for report in result.sites) else []
     parts += ["", _kept_table(result.sites)] if chosen < len(result.sites) else []
-    return Group(*parts, *(f"note: {escape(note)}" for note in result.notes))
+    return Group(*parts, *(f"note: {sentence(note)}" for note in result.notes))
 
 
 def fit_view(reports: Sequence[SiteReport]) -> RenderableType:
@@ -105,7 +93,7 @@ def fit_view(reports: Sequence[SiteReport]) -> RenderableType:
         original, *others = (spread.std if spread else 0.0 for spread in spreads)
         table.add_row(
             escape(report.site.name),
-            *(_UNKNOWN if v is None else f"{v:.3f}" for v in (fit.plain, fit.fitted, fit.held_out)),
+            *(UNKNOWN if v is None else f"{v:.3f}" for v in (fit.plain, fit.fitted, fit.held_out)),
             "–" if fit.ridge is None else f"{fit.ridge:.1g}",
             *(f"{std / original:.2f}×" if original else "–" for std in others),
         )
@@ -113,7 +101,7 @@ def fit_view(reports: Sequence[SiteReport]) -> RenderableType:
     for report in reports:
         if report.fit is not None and report.fit.plain_because is not None:
             because.setdefault(report.fit.plain_because, []).append(report.site.name)
-    lines = [f"\n{len(names)} sites keep plain factors: {escape(why)}" for why, names in because.items()]
+    lines = [f"\n{len(names)} sites keep plain factors: {sentence(why)}" for why, names in because.items()]
     noted = {report.site.name: report.fit.note for report in reports if report.fit and report.fit.note}
-    lines += [f"note: {escape(name)}: {escape(note)}" for name, note in noted.items()]
+    lines += [f"note: {escape(name)}: {sentence(note)}" for name, note in noted.items()]
     return Group("", table, *lines)

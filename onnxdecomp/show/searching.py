@@ -9,24 +9,24 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from onnxdecomp.planning import label
-from onnxdecomp.searching import Contender, Goal, Outcome, Point, Reason, agreement, further, reasons
+from onnxdecomp.searching import Contender, Point, Reason, SearchResult, further, reasons
 from onnxdecomp.show.comparing import quality_view
-from onnxdecomp.show.text import escape, si
+from onnxdecomp.show.text import escape, sentence, si, with_flags
 from onnxdecomp.show.timing import verdict
 
 _UNITS = {"seconds": "ms", "macs": "MACs", "params": "parameters", "bytes": "bytes"}
 
 
-def outcome_view(outcome: Outcome, goal: Goal, measure: str) -> RenderableType:
+def search_view(outcome: SearchResult) -> RenderableType:
     """The sites with their reasons, what the model has become, and whether that was the goal."""
-    best = outcome.best
+    best, goal, measure = outcome.best, outcome.goal, outcome.measure
     if best is None:
-        return f"\n{goal}: nothing was tried"
+        return with_flags(f"\n{goal}: nothing was tried")
     parts: list[RenderableType] = [_sites_view(reasons(outcome.solution, best), measure), ""]
     parts += [f"{line}" for line in _totals(best)]
     if best.quality is not None:
         parts.append(quality_view(best.quality))
-    if (bought := further(outcome)) is not None:
+    if (bought := further(outcome.solution, best)) is not None:
         now, then = bought
         parts.append(
             f"\nby prediction a further 1 % of output error would bring the sites' {_measured(measure)} from "
@@ -37,8 +37,8 @@ def outcome_view(outcome: Outcome, goal: Goal, measure: str) -> RenderableType:
         parts.append(f"\nstudy {escape(outcome.study.name)}: trials: {states}")
     if outcome.stopped:
         parts.append("\nstopped before the search was over: this is the best so far")
-    parts.append(_verdict(outcome, best, goal))
-    return Group(*parts, *(f"note: {escape(note)}" for note in outcome.notes))
+    parts.append(_verdict(outcome, best))
+    return Group(*parts, *(f"note: {sentence(note)}" for note in outcome.notes))
 
 
 def _measured(measure: str) -> str:
@@ -83,30 +83,9 @@ def _totals(best: Contender) -> list[str]:
     return lines
 
 
-def _verdict(outcome: Outcome, best: Contender, goal: Goal) -> str:
-    reached = best.reached(goal)
+def _verdict(outcome: SearchResult, best: Contender) -> str:
+    reached = best.reached(outcome.goal)
     figure = "not measured" if reached is None else f"{reached:.3f}"
     if outcome.met:
-        return f"\n{goal}: reached ({figure})"
-    return f"\n{goal}: NOT reached; the best found comes to {figure}"
-
-
-def unmet(outcome: Outcome, goal: Goal) -> str:
-    """One line for a goal that was not reached."""
-    best = outcome.best
-    if best is None:
-        return (
-            f"{goal} cannot be met: no choice at any site is faster and loses so little; nothing was written"
-        )
-    reached = best.reached(goal)
-    figures = [f"{goal.kind.replace('_', ' ')} {reached:.3f}"] if reached is not None else []
-    if best.speedup is not None and goal.kind != "speedup":
-        figures.append(f"{best.speedup.ratio:.2f}× as fast")
-    if goal.kind == "max_drop" and best.quality is not None:
-        figures.append(f"agreement {agreement(best.quality)}")
-    slower = best.speedup is not None and best.speedup.ratio < 1
-    hint = "a model slower than the original never is" if slower else "--best-effort writes it"
-    return (
-        f"{goal} was not met: the best found comes to {', '.join(figures) or 'nothing'}; nothing was written "
-        f"({hint})"
-    )
+        return with_flags(f"\n{outcome.goal}: reached ({figure})")
+    return with_flags(f"\n{outcome.goal}: NOT reached; the best found comes to {figure}")

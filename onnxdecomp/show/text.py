@@ -2,11 +2,68 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.markup import escape as _escape_markup
 
 from onnxdecomp.errors import printable
 
-_UNKNOWN = "?"
+UNKNOWN = "?"
+# The options of the command line by the names of parameters in Python, which messages give in backticks.
+FLAGS = {
+    "PRESETS": "--preset",
+    "align": "--align",
+    "allow_slower": "--allow-slower",
+    "batch": "--batch",
+    "batches": "--batch",
+    "best_effort": "--best-effort",
+    "channels": "--channels",
+    "cost": "--cost",
+    "count": "--samples",
+    "cuda_graph": "--cuda-graph",
+    "data": "--data",
+    "duration": "--duration",
+    "fold_bn": "--no-fold-bn",  # on unless told otherwise, so a message that names it means without
+    "freeze_weights": "--freeze-weights",
+    "input_shapes": "--input-shape",
+    "jobs": "--jobs",
+    "labels": "--labels",
+    "layout": "--layout",
+    "linear": "--linear",
+    "macs": "--macs",
+    "max_drop": "--max-drop",
+    "max_error": "--max-error",
+    "mean": "--mean",
+    "method": "--method",
+    "min_agreement": "--min-agreement",
+    "min_channels": "--min-channels",
+    "only": "--only",
+    "options": "--provider-option",
+    "params": "--params",
+    "per_layer": "--per-layer",
+    "plan": "--plan",
+    "plot": "--plot",
+    "precision": "--precision",
+    "preset": "--preset",
+    "provider": "--provider",
+    "providers": "--provider",
+    "rank": "--rank",
+    "runs": "--runs",
+    "samples": "--data",
+    "scale": "--scale",
+    "size": "--size",
+    "Preprocessing.size": "--image-size",
+    "skip": "--skip",
+    "speedup": "--speedup",
+    "std": "--std",
+    "storage": "--storage",
+    "study": "--study",
+    "threads": "--threads",
+    "time_limit": "--time-limit",
+    "trials": "--trials",
+}
+# A word of its own: names that a message quotes may hold backticks, too.
+_NAMED = re.compile(r"(?<![\w'])`([\w.]+)`(?![\w'])")
 
 
 def escape(text: str) -> str:
@@ -14,10 +71,23 @@ def escape(text: str) -> str:
     return _escape_markup(printable(text))
 
 
+def with_flags(text: str) -> str:
+    """A message as users of the command line know it: `name`, backticks included, as the option of that name.
+
+    Names without an option stay as they are.
+    """
+    return _NAMED.sub(lambda found: FLAGS.get(found[1], found[0]), text)
+
+
+def sentence(text: str) -> str:
+    """A reason or a note for a table: the options that it names, and else `text` as it stands."""
+    return escape(with_flags(text))
+
+
 def si(value: float | None, unit: str = "") -> str:
     """`value` in three digits with its SI prefix: 1.61 M, 44.7 MB; "?" where not known."""
     if value is None:
-        return _UNKNOWN
+        return UNKNOWN
     for prefix, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= scale:
             return (
@@ -28,7 +98,8 @@ def si(value: float | None, unit: str = "") -> str:
     return f"{value:g} {unit}".rstrip()
 
 
-def _ratio(before: int | None, after: int | None) -> str:
+def ratio(before: int | None, after: int | None) -> str:
+    """How many times less or more, empty where that is not known or nothing changed."""
     if not before or not after or before == after:
         return ""
     return f"{before / after:.2f}× less" if before > after else f"{after / before:.2f}× more"

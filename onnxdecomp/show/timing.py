@@ -9,9 +9,8 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from onnxdecomp.runtime import REORDERS
 from onnxdecomp.show.text import escape, si
-from onnxdecomp.timing import Cell, Kernel, Layer, Profile, Speedup, Subject, cell_rows
+from onnxdecomp.timing import Cell, Kernel, Layer, LayerTable, Speedup, cell_rows
 
 
 def cell_view(cell: Cell) -> RenderableType:
@@ -61,32 +60,29 @@ def verdict(found: Speedup) -> str:
     return f"{1 / found.ratio:.2f}× SLOWER ({found.ratio:.3f}×, {interval})"
 
 
-def layers_view(
-    subjects: Sequence[Subject], profiles: Sequence[Profile], layers: Sequence[Layer]
-) -> RenderableType:
+def layers_view(found: LayerTable) -> RenderableType:
     """Time per layer in every model, what runs there, and which layers got slower."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("layer", overflow="fold", ratio=3)
-    for i, subject in enumerate(subjects):
-        table.add_column(f"ms in {escape(subject.name)}", justify="right")
+    for i, name in enumerate(found.names):
+        table.add_column(f"ms in {escape(name)}", justify="right")
         table.add_column("kernels", overflow="fold", ratio=2)
         if i:
             table.add_column("faster", justify="right")
-    for layer in layers:
+    for layer in found.layers:
         cells = []
         for m, kernels in enumerate(layer.kernels):
             cells += [f"{1e3 * layer.seconds(m):.3f}" if kernels else "–", _kernels(kernels)]
             cells += [_faster(layer, m)] if m else []
         table.add_row(escape(layer.name), *cells)
     lines = []
-    for m, (subject, own) in enumerate(zip(subjects, profiles, strict=True)):
-        name, share = escape(subject.name), own.seconds / own.session
+    for m, (shown, own) in enumerate(zip(map(escape, found.names), found.profiles, strict=True)):
         lines.append(
-            f"{name}: layers {1e3 * own.seconds:.3f} ms, {share:.0%} of the profiled session; "
-            f"layout conversions: {sum(kernel.op in REORDERS for kernel in own.kernels)}"
+            f"{shown}: layers {1e3 * own.seconds:.3f} ms, {own.seconds / own.session:.0%} of the profiled "
+            f"session; layout conversions: {own.reorders}"
         )
-        slower = [escape(layer.name) for layer in layers if layer.slower(m)]
-        lines += [f"slower in {name}: {', '.join(slower)}"] if slower else []
+        slower = [escape(layer.name) for layer in found.layers if layer.slower(m)]
+        lines += [f"slower in {shown}: {', '.join(slower)}"] if slower else []
     return Group("\nper layer; * in the blocked NCHWc layout\n", table, "", *lines)
 
 

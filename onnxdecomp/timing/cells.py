@@ -1,9 +1,9 @@
-"""How fast models are in ONNX Runtime, side by side, on each provider, batch and number of threads."""
+"""How fast models are in one setting, side by side."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxdecomp.ir import InputShapes
-from onnxdecomp.runtime import environment
-from onnxdecomp.sampling import Samples
-from onnxdecomp.timing.racing import TURNS, WARMUP_RUNS, Budget, Contestant, launches
+from onnxdecomp.timing.copies import halved
+from onnxdecomp.timing.racing import Budget, Contestant, launches
 from onnxdecomp.timing.setting import Setting, setting_engine
 from onnxdecomp.timing.stats import Launch, Speedup, medians, speedup
-from onnxdecomp.timing.subjects import Subject, _halved, _leaves_batch_open, _require_inputs, subject_feeds
+from onnxdecomp.timing.subjects import Lineup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,26 +46,18 @@ class Cell:
         return [speedup(first, other) for other in others]
 
 
-def measure(
-    subjects: Sequence[Subject],
-    setting: Setting,
-    budget: Budget,
-    *,
-    input_shapes: InputShapes,
-    data: Samples | None = None,
-) -> Iterator[Cell]:
+def measure_cell(lineup: Lineup, setting: Setting, budget: Budget) -> Generator[Cell, None, None]:
     """Time all models in turns in one setting; yields what is known after every launch.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         RunError: a model does not load or run.
-        UsageError: the inputs' shapes are unknown, or `input_shapes`, the batch or the samples do not fit.
+        UsageError: the inputs' shapes are unknown, or shapes, batch or samples do not fit.
     """
-    _require_inputs(subjects, input_shapes)
-    inputs = [subject_feeds(each, setting.batch, input_shapes, data) for each in subjects]
+    subjects, inputs = lineup.subjects, lineup.feeds(setting.batch)
     with tempfile.TemporaryDirectory() as scratch:
         paths = [
-            each.path if setting.precision == "fp32" else _halved(each, Path(scratch) / f"{i}.onnx")
+            each.path if setting.precision == "fp32" else halved(each, Path(scratch) / f"{i}.onnx")
             for i, each in enumerate(subjects)
         ]
         contestants = [
@@ -83,25 +73,12 @@ def measure(
             yield Cell(
                 setting=setting,
                 batch=inputs[0][1],
-                assumed=setting.batch is None and not input_shapes and _leaves_batch_open(subjects[0]),
-                names=tuple(each.name for each in subjects),
+                assumed=setting.batch is None and lineup.assumes_batch(),
+                names=lineup.names,
                 sizes=sizes,
                 launches=tuple(zip(*known, strict=True)),
                 done=done,
             )
-
-
-def report(cells: Sequence[Cell]) -> dict[str, Any]:
-    """The whole as JSON values: {"environment", "rows", "comparisons"}; ratio = time(a) / time(b)."""
-    return {
-        "environment": environment() | {"warmup_runs": WARMUP_RUNS, "turns": TURNS, "optimisation": "all"},
-        "rows": [row for cell in cells for row in cell_rows(cell)],
-        "comparisons": [
-            {"a": cell.names[0], "b": name, **_place(cell), "speedup": _finite(found.to_dict())}
-            for cell in cells
-            for name, found in zip(cell.names[1:], cell.speedups(), strict=True)
-        ],
-    }
 
 
 def cell_rows(cell: Cell) -> list[dict[str, Any]]:
@@ -131,6 +108,14 @@ def cell_rows(cell: Cell) -> list[dict[str, Any]]:
     return rows
 
 
+def cell_comparisons(cell: Cell) -> list[dict[str, Any]]:
+    """One row per model but the first; ratio = time(a) / time(b)."""
+    return [
+        {"a": cell.names[0], "b": name, **_place(cell), "speedup": found.to_dict()}
+        for name, found in zip(cell.names[1:], cell.speedups(), strict=True)
+    ]
+
+
 def _place(cell: Cell) -> dict[str, Any]:
     return {"provider": cell.setting.provider.short, "threads": cell.setting.threads, "batch": cell.batch}
 
@@ -144,8 +129,3 @@ def _tf32(setting: Setting) -> bool | None:
 def _times(seconds: NDArray[np.float64]) -> dict[str, float]:
     low, median, p90, p99 = (1e3 * float(v) for v in np.percentile(seconds, [0, 50, 90, 99]))
     return {"median_ms": median, "min_ms": low, "p90_ms": p90, "p99_ms": p99}
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON knows no infinity: of a single launch there is no interval."""
-    return {name: value if np.isfinite(value) else None for name, value in values.items()}

@@ -18,18 +18,15 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto
 
-from onnxdecomp.errors import RunError, UsageError, first_line
-from onnxdecomp.runtime import BLOCKED_DOMAIN, REORDERS, Engine, Feeds, onnxruntime, open_session
-
-WARMUP_RUNS = 10
-
+from onnxdecomp.errors import UsageError
+from onnxdecomp.progress import Progress, silent, tracked
+from onnxdecomp.runtime import BLOCKED_DOMAIN, REORDERS, Engine, Feeds, onnxruntime, open_session, run_errors
+from onnxdecomp.timing.copies import named
+from onnxdecomp.timing.racing import WARMUP_RUNS
+from onnxdecomp.timing.subjects import Subject
 
 ROUNDS = 3
-
-
 _BLOCKED_SUFFIX = "_nchwc"
-
-
 _DRESSING = ("Fused", "Nhwc", "QLinear")
 
 
@@ -57,7 +54,7 @@ class Profile:
     """The kernels of one model.
 
     Attributes:
-        graph: the file's main graph.
+        graph: the file's main graph, every node with a name of its own.
         kernels: in the order they run.
         session: the median time of a profiled run as a whole, seconds.
     """
@@ -71,68 +68,87 @@ class Profile:
         """The sum of the kernels' times."""
         return sum(kernel.seconds for kernel in self.kernels)
 
+    @property
+    def reorders(self) -> int:
+        """How many kernels convert between layouts."""
+        return sum(kernel.op in REORDERS for kernel in self.kernels)
 
-def profile(paths: Sequence[Path], engine: Engine, feeds: Sequence[Feeds], runs: int = 20) -> list[Profile]:
+
+def require_profile(engine: Engine) -> None:
+    """Refuse, before any work is done, what cannot be profiled.
+
+    Raises:
+        UsageError: the provider is not the CPU: others report when a kernel was launched, not its time.
+    """
+    if engine.provider != "CPUExecutionProvider":
+        raise UsageError(
+            "`per_layer` needs `providers` cpu: elsewhere ONNX Runtime's profile tells when kernels were "
+            "launched, not how long they ran"
+        )
+
+
+def profile(
+    subjects: Sequence[Subject],
+    engine: Engine,
+    feeds: Sequence[Feeds],
+    runs: int = 20,
+    *,
+    progress: Progress = silent,
+) -> list[Profile]:
     """Profile models in turns, a few sessions of each.
+
+    Args:
+        subjects: the models.
+        engine: how to run them.
+        feeds: one set of inputs per model.
+        runs: of each session.
+        progress: is told the sessions done.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         RunError: a model does not load or run.
-        UsageError: the provider is not the CPU: others report when a kernel was launched, not its time.
+        UsageError: as `require_profile`.
     """
     onnxruntime()
-    if engine.provider != "CPUExecutionProvider":
-        raise UsageError(
-            "--per-layer needs --provider cpu: elsewhere ONNX Runtime's profile tells when kernels were "
-            "launched, not how long they ran"
-        )
-    with tempfile.TemporaryDirectory() as scratch:
-        files = [_named(path, Path(scratch) / f"{i}.onnx") for i, path in enumerate(paths)]
-        events: list[list[dict[str, Any]]] = [[] for _ in paths]
-        for turn in range(ROUNDS):
-            for i, (file, own) in enumerate(zip(files, feeds, strict=True)):
-                events[i] += _events(file, engine, own, runs, Path(scratch) / f"{i}-{turn}")
+    require_profile(engine)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        files = [named(each, scratch / f"{i}.onnx") for i, each in enumerate(subjects)]
+        events: list[list[dict[str, Any]]] = [[] for _ in subjects]
+        turns = [(turn, i) for turn in range(ROUNDS) for i in range(len(subjects))]
+        for turn, i in tracked(turns, "profiling the layers", progress):
+            events[i] += _events(files[i][0], engine, feeds[i], runs, scratch / f"{i}-{turn}")
         return [
-            _profile(file, found, Path(scratch) / f"{i}-0.onnx")
-            for i, (file, found) in enumerate(zip(files, events, strict=True))
+            _profile(graph, found, scratch / f"{i}-0.onnx")
+            for i, ((_, graph), found) in enumerate(zip(files, events, strict=True))
         ]
 
 
-def _named(path: Path, copy: Path) -> Path:
-    """The model with a name of its own on every node of the main graph: a profile tells them by it."""
-    model = onnx.load(path, load_external_data=False)
-    names = [node.name for node in model.graph.node]
-    if all(names) and len(set(names)) == len(names):
-        return path
-    for i, node in enumerate(model.graph.node):
-        node.name = next(filter(None, node.output), f"node {i}")
-    # External data lie beside the original, wherever the copy is.
-    onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
-    onnx.save(model, copy, save_as_external_data=model.ByteSize() > 1 << 30)
-    return copy
-
-
 def _events(path: Path, engine: Engine, feeds: Feeds, runs: int, stem: Path) -> list[dict[str, Any]]:
-    # onnxruntime's exceptions share no base class of their own.
-    try:
+    """The runs of one session after those that warm up, and the nodes of the main graph in them."""
+    with run_errors(f"ONNX Runtime does not run {path.name}"):
         session = open_session(str(path), engine, optimised=str(stem.with_suffix(".onnx")), profile=str(stem))
         for _ in range(WARMUP_RUNS + runs):
             session.run(None, dict(feeds))
         written = Path(session.end_profiling())
-    except Exception as error:
-        raise RunError(f"ONNX Runtime does not run {path.name}: {first_line(error)}") from error
     events = json.loads(written.read_text(encoding="utf-8"))
     starts = [event["ts"] for event in events if event["name"] == "model_run"]
     begin = sorted(starts)[WARMUP_RUNS]
-    return [event for event in events if event["ts"] >= begin]
+    events = [event for event in events if event["ts"] >= begin]
+    # Every session has a clock of its own, so which node encloses which is to be told here.
+    return [
+        *(event for event in events if event["name"] == "model_run"),
+        *_outermost([event for event in events if event["cat"] == "Node"]),
+    ]
 
 
-def _profile(path: Path, events: Sequence[dict[str, Any]], optimised: Path) -> Profile:
-    graph = onnx.load(path, load_external_data=False).graph
+def _profile(graph: GraphProto, events: Sequence[dict[str, Any]], optimised: Path) -> Profile:
     running = onnx.load(optimised, load_external_data=False).graph
-    times = defaultdict(list)
-    for event in _outermost([event for event in events if event["cat"] == "Node"]):
-        times[event["name"].removesuffix("_kernel_time")].append(event["dur"] * 1e-6)
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    runs: list[float] = []
+    for event in events:
+        own = runs if event["name"] == "model_run" else times[event["name"].removesuffix("_kernel_time")]
+        own.append(event["dur"] * 1e-6)
     owners = find_owners(graph, running)
     kernels = [
         Kernel(
@@ -145,7 +161,6 @@ def _profile(path: Path, events: Sequence[dict[str, Any]], optimised: Path) -> P
         for node, owner in zip(running.node, owners, strict=True)
         if node.name in times
     ]
-    runs = [event["dur"] * 1e-6 for event in events if event["name"] == "model_run"]
     return Profile(graph=graph, kernels=tuple(kernels), session=float(np.median(runs)))
 
 
@@ -153,7 +168,7 @@ def _outermost(events: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Without the nodes of If, Loop and Scan bodies: their time is in that of the node around them."""
     end = -1
     for event in sorted(events, key=lambda each: (each["ts"], -each["dur"])):
-        if event["ts"] + event["dur"] > end:
+        if event["ts"] >= end:
             yield event
             end = event["ts"] + event["dur"]
 

@@ -134,34 +134,53 @@ def _nearest(graph: GraphProto, home: Mapping[str, int | None]) -> list[int | No
     return [search(i) for i in range(len(graph.node))]
 
 
-def layers_report(
-    names: Sequence[str], profiles: Sequence[Profile], layers: Sequence[Layer]
-) -> dict[str, Any]:
-    """As JSON values, times in milliseconds."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayerTable:
+    """The layers of several models side by side.
+
+    Attributes:
+        names: of the models.
+        profiles: of the models.
+        layers: as `align` puts the profiles beside each other.
+    """
+
+    names: tuple[str, ...]
+    profiles: tuple[Profile, ...]
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def of(cls, names: Sequence[str], profiles: Sequence[Profile]) -> LayerTable:
+        """The table that comes of profiles."""
+        return cls(names=tuple(names), profiles=tuple(profiles), layers=tuple(align(profiles)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, times in milliseconds."""
+        return {
+            "models": [
+                {
+                    "model": name,
+                    "layers_ms": 1e3 * each.seconds,
+                    "profiled_session_ms": 1e3 * each.session,
+                    "reorders": each.reorders,
+                }
+                for name, each in zip(self.names, self.profiles, strict=True)
+            ],
+            "layers": [
+                {
+                    "layer": layer.name,
+                    "models": [_in_model(layer, m) for m in range(len(layer.kernels))],
+                }
+                for layer in self.layers
+            ],
+        }
+
+
+def _in_model(layer: Layer, model: int) -> dict[str, Any]:
+    kernels = layer.kernels[model]
     return {
-        "models": [
-            {
-                "model": name,
-                "layers_ms": 1e3 * each.seconds,
-                "profiled_session_ms": 1e3 * each.session,
-                "reorders": sum(kernel.op in REORDERS for kernel in each.kernels),
-            }
-            for name, each in zip(names, profiles, strict=True)
-        ],
-        "layers": [
-            {
-                "layer": layer.name,
-                "models": [
-                    {
-                        "ms": 1e3 * layer.seconds(m),
-                        "kernels": [kernel.op for kernel in kernels],
-                        "blocked": [kernel.blocked for kernel in kernels],
-                        "speedup": layer.speedup(m),
-                        "slower": layer.slower(m),
-                    }
-                    for m, kernels in enumerate(layer.kernels)
-                ],
-            }
-            for layer in layers
-        ],
+        "ms": 1e3 * layer.seconds(model),
+        "kernels": [kernel.op for kernel in kernels],
+        "blocked": [kernel.blocked for kernel in kernels],
+        "speedup": layer.speedup(model),
+        "slower": layer.slower(model),
     }

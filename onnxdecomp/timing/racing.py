@@ -168,8 +168,8 @@ def _process(contestant: Contestant, engine: Engine) -> Iterator[_Process]:
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=paths)
     try:
         process = _Process(contestant.path.name, child)
-        settings = {field.name: getattr(engine, field.name) for field in dataclasses.fields(engine)}
-        opened = process.ask((os.fspath(contestant.path), settings, dict(contestant.feeds)))
+        how = {field.name: getattr(engine, field.name) for field in dataclasses.fields(engine)}
+        opened = process.ask((os.fspath(contestant.path), how, dict(contestant.feeds)))
         process.load_s, process.copies_s, providers = opened
         if providers[0] != engine.provider:
             raise RunError(

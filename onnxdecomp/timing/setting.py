@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from onnxdecomp.errors import UsageError
-from onnxdecomp.runtime import Engine, Provider
+from onnxdecomp.runtime import Engine, Provider, find_providers
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -32,11 +32,11 @@ class Setting:
 
 
 def settings(
-    providers: Sequence[Provider],
+    providers: Sequence[str] = ("cpu",),
     *,
-    options: Mapping[str, str],
-    threads: Sequence[int],
-    batches: Sequence[int | None],
+    options: Mapping[str, str] = {},
+    threads: Sequence[int] = (1,),
+    batches: Sequence[int | None] = (None,),
     precision: str = "fp32",
     cuda_graph: bool = False,
 ) -> list[Setting]:
@@ -45,19 +45,30 @@ def settings(
     cuDNN's search is pinned to HEURISTIC, which is the same on every run, and TF32 is on as by ONNX Runtime's
     default, unless `options` say otherwise.
 
+    Args:
+        providers: short names of execution providers; those that this ONNX Runtime lacks are left out.
+        options: of the providers other than the CPU.
+        threads: of the CPU.
+        batches: samples per run; None is what the models declare, or 1.
+        precision: "fp32", or "fp16" on GPUs.
+        cuda_graph: replay a captured CUDA graph.
+
     Raises:
-        UsageError: half precision or a CUDA graph is asked of a provider that has none.
+        MissingExtraError: onnxruntime is not installed.
+        UsageError: no such provider, or none that this ONNX Runtime has; half precision, a CUDA graph or
+            options are asked of a provider that has none.
     """
+    usable, _ = find_providers(providers)
     if precision not in PRECISIONS:
-        raise UsageError(f"--precision {precision}: there are {', '.join(PRECISIONS)}")
-    if options and all(each.short == "cpu" for each in providers):
-        raise UsageError("--provider-option: the CPU provider has none")
-    if precision == "fp16" and not all(each.gpu for each in providers):
-        raise UsageError("--precision fp16 is for GPUs: on a CPU ONNX Runtime casts back to fp32")
-    if cuda_graph and any(each.short != "cuda" for each in providers):
-        raise UsageError("--cuda-graph is for --provider cuda")
+        raise UsageError(f"`precision` {precision}: there are {', '.join(PRECISIONS)}")
+    if options and all(each.short == "cpu" for each in usable):
+        raise UsageError("`options`: the CPU provider has none")
+    if precision == "fp16" and not all(each.gpu for each in usable):
+        raise UsageError("`precision` fp16 is for GPUs: on a CPU ONNX Runtime casts back to fp32")
+    if cuda_graph and any(each.short != "cuda" for each in usable):
+        raise UsageError("`cuda_graph` is for `providers` cuda")
     found = []
-    for provider, batch in product(providers, batches):
+    for provider, batch in product(usable, batches):
         own = dict(options) if provider.short != "cpu" else {}
         if provider.short == "cuda":
             own = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "1"} | own

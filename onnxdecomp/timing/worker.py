@@ -1,4 +1,4 @@
-"""One model in one process: what `latency` starts for each model that it times.
+"""One model in one process: what a race starts for each model that it times.
 
 Run as a program of its own, it imports NumPy and ONNX Runtime and nothing else, so that it starts quickly and
 its peak memory is the model's. It speaks over its standard input and output: pickled calls and answers.

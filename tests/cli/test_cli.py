@@ -183,6 +183,16 @@ def test_a_reader_that_stops_reading_does_not_stop_the_work(small: Path) -> None
     assert sites("out.onnx")[-1] == "act"
 
 
+def test_a_closed_standard_output_does_not_stop_the_work(small: Path) -> None:
+    """As `>&-` does."""
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *map(str, command("rewrite", small, "out.onnx", *RANK))],
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert sites("out.onnx")[-1] == "act"
+
+
 def test_help_and_version(cli: Cli) -> None:
     assert cli("--version").out == f"{onnxdecomp.__version__}\n"
     general = cli("--help")
@@ -364,7 +374,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no number": (["rewrite", "in.onnx", "out.onnx", *RANK, "--align", "eight"], "--align"),
     "align of zero": (["rewrite", "in.onnx", "out.onnx", *RANK, "--align", "0"], "--align 0"),
     "few channels": (["inspect", "in.onnx", "--min-channels", "0"], "--min-channels 0"),
-    "method": (["rewrite", "in.onnx", "out.onnx", *RANK, "--method", "tucker3"], "tucker2, tucker1"),
+    "method": (["rewrite", "in.onnx", "out.onnx", *RANK, "--method", "tucker3"], "'tucker2', 'tucker1'"),
     "only": (["rewrite", "in.onnx", "out.onnx", *RANK, "--only", "["], "regular expression"),
     "skip": (["rewrite", "in.onnx", "out.onnx", *RANK, "--skip", "(?P<"], "regular expression"),
     "monstrous skip": (["rewrite", "in.onnx", "out.onnx", *RANK, "--skip", f"a{{{9**99}}}"], "regular expr"),
@@ -421,7 +431,7 @@ def test_wrong_usage_is_found_before_the_work_begins(
     cli: Cli, small: Path, monkeypatch: pytest.MonkeyPatch, wrong: list[str]
 ) -> None:
     """Nobody waits for a large model to run only to read that the command was mistyped."""
-    monkeypatch.setattr("onnxdecomp.cli.baseline", lambda *_: pytest.fail("the original was run"))
+    monkeypatch.setattr("onnxdecomp.comparing.baseline", lambda *_, **__: pytest.fail("the original was run"))
     cli("rewrite", small, "out.onnx", *wrong).refusal()
     cli("rewrite", small, "nowhere/out.onnx", *RANK).refusal()
     cli("rewrite", small, small, *RANK).refusal()
@@ -476,7 +486,7 @@ def test_a_failed_check_keeps_the_model_back(
     cli: Cli, small: Path, monkeypatch: pytest.MonkeyPatch, name: str, older: bool
 ) -> None:
     part, spoil, says = SPOILED[name]
-    monkeypatch.setattr("onnxdecomp.splice.constant_tensor", spoiled(part, spoil))
+    monkeypatch.setattr("onnxdecomp.lowering.chains.constant_tensor", spoiled(part, spoil))
     if older:
         Path("out.onnx").write_bytes(b"older")
     with untouched(small.parent):
@@ -486,14 +496,15 @@ def test_a_failed_check_keeps_the_model_back(
 
 
 def unchecked(cli: Cli, model: ModelProto, *options: str) -> str:
-    """The reason the report gives for not having checked; the table shows it too, in one line."""
+    """Why nothing was checked: the table says it in one line, the report in the words of Python."""
     save(model, Path("in.onnx"))
     outcome = cli("rewrite", "in.onnx", "out.onnx", *RANK, *options, "--json", "report.json")
     assert outcome.code == 0 and Path("out.onnx").exists()
     check = json.loads(Path("report.json").read_text())["check"]
     assert check["status"] == "not checked" and check["outputs"] == []
-    assert f"\nnot checked: {check['reason']}\n" in outcome.out
-    return str(check["reason"])
+    reason = str(check["reason"]).replace("`input_shapes`", "--input-shape")
+    assert f"\nnot checked: {reason}\n" in outcome.out
+    return reason
 
 
 def test_without_onnxruntime_nothing_is_checked(
@@ -538,3 +549,13 @@ def test_float64_runs_in_the_reference_evaluator(cli: Cli) -> None:
     save(small_model(source, w=nets.weight(32, 16, 3, 3, dtype="d"), b=np.ones(32)), Path("in.onnx"))
     outcome = cli("rewrite", "in.onnx", "out.onnx", *RANK)
     assert f"both models run in ONNX reference evaluator {onnx.__version__}" in outcome.out
+
+
+def test_debug_shows_the_whole_message_and_where_it_came_from(cli: Cli, small: Path) -> None:
+    model = small_model()
+    model.graph.node[0].op_type = "Convolve" * 100
+    save(model, small)
+    short, whole = (cli("compare", small, small, *extra) for extra in ((), ("--debug",)))
+    assert "Convolve" * 100 not in short.refusal()
+    assert whole.code == 2 and whole.err.startswith("Traceback") and "Convolve" * 100 in whole.err
+    assert whole.err.endswith(short.err)

@@ -10,10 +10,12 @@ import onnxruntime
 import pytest
 from conftest import Cli, save, untouched
 
+from onnxdecomp.cli.parsing import parse_goal
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import require_distinct
-from onnxdecomp.searching import Goal, parse_goal
-from onnxdecomp.searching.goal import COSTS, LOSSES
+from onnxdecomp.searching import Goal
+from onnxdecomp.searching.goal import COST_KINDS, LOSS_KINDS
+from onnxdecomp.show import with_flags
 
 NET = """m (float[N,16,8,8] x) => (float[N,10] y) {
   [conv] h = Conv <pads=[1,1,1,1]> (x, w, b)
@@ -70,11 +72,11 @@ BAD = [
     (("--macs", "0.5", "--data", "one.npz"), "2 sample"),
     (("--macs", "0.5", "--data", "none.npz"), "none.npz"),
     (("--macs", "0.5", "--data", "x.npz", "--samples", "1"), "at least 2"),
-    (("--macs", "0.5", "--provider", "foo"), "there are cpu"),
+    (("--macs", "0.5", "--provider", "foo"), "is not one of 'cpu'"),
     (("--macs", "0.5", "--provider", "cuda"), "cuda needs onnxruntime-gpu"),
     (("--macs", "0.5", "--provider-option", "a=b"), "the CPU provider has none"),
     (("--macs", "0.5", "--provider-option", "a"), "KEY=VALUE"),
-    (("--macs", "0.5", "--cost", "foo"), "there are measured, macs"),
+    (("--macs", "0.5", "--cost", "foo"), "is not one of 'measured', 'macs'"),
     (("--speedup", "2", "--cost", "macs"), "leave --cost macs out"),
     (("--macs", "0.5", "--time-limit", "0"), "positive number of seconds"),
     (("--macs", "0.5", "--time-limit", "nan"), "positive number of seconds"),
@@ -118,12 +120,12 @@ def test_outputs_that_would_be_the_input(folder: Path, cli: Cli) -> None:
 
 
 def test_one_goal_is_read_whatever_it_is() -> None:
-    for kind in (*COSTS, *LOSSES):
+    for kind in (*COST_KINDS, *LOSS_KINDS):
         value = 2.0 if kind == "speedup" else 0.5
-        given = {each: value if each == kind else None for each in (*COSTS, *LOSSES)}
+        given = {each: value if each == kind else None for each in (*COST_KINDS, *LOSS_KINDS)}
         goal = parse_goal(given)
-        assert goal == Goal(kind, value) and goal.bounds_cost == (kind in COSTS)
-        assert str(goal) == f"--{kind.replace('_', '-')} {value:g}"
+        assert goal == Goal(kind, value) and goal.bounds_cost == (kind in COST_KINDS)
+        assert with_flags(str(goal)) == f"--{kind.replace('_', '-')} {value:g}"
     assert parse_goal({"min_agreement": 1.0}) == Goal("min_agreement", 1.0)
 
 

@@ -15,26 +15,14 @@ from conftest import save_external
 from onnx import ModelProto
 
 from onnxdecomp import Choice, Plan, Policy, Ranks, UsageError, open_samples, rewrite
-from onnxdecomp.fitting import Fit
+from onnxdecomp.fitting import Fit, Prepared, gathering
 from onnxdecomp.fitting import sequence as calibrate
 from onnxdecomp.ir import as_model, survey
+from onnxdecomp.progress import silent
 from onnxdecomp.rewriting import Result
-from onnxdecomp.searching.candidates import find_units
+from onnxdecomp.searching.candidates import find_candidates
 
 Feed = dict[str, np.ndarray]
-
-
-def structured(count: int, channels: int, *sizes: int, seed: int, dtype: Any = np.float32) -> np.ndarray:
-    """What a layer sees in a trained net: few sources in many channels, neighbours alike, none negative."""
-    rng = np.random.default_rng(seed)
-    sources = rng.standard_normal((count, 5, *(size + 2 for size in sizes)))
-    for axis in range(2, 2 + len(sizes)):
-        first, *rest = (sources.take(range(i, sources.shape[axis] - 2 + i), axis=axis) for i in range(3))
-        sources = sum(rest, first)
-    mixing = np.random.default_rng(99).standard_normal((channels, 5)) * np.logspace(0, -1, 5)
-    mixed = np.moveaxis(np.tensordot(mixing, sources, (1, 1)), 0, 1)
-    mixed = mixed / mixed.std() + 0.1 * rng.standard_normal(mixed.shape)
-    return np.maximum(mixed + 0.2, 0).astype(dtype)
 
 
 def result(
@@ -87,7 +75,7 @@ class Case:
         return Plan({"site": self.choice})
 
     def feed(self, count: int, seed: int) -> Feed:
-        return {"x": structured(count, *self.input, seed=seed)}
+        return {"x": nets.structured(count, *self.input, seed=seed)}
 
 
 def conv(
@@ -159,7 +147,7 @@ def channels_last(case: Case, feed: Feed) -> Feed:
     if "MatMul" not in case.text:
         return feed
     count, rows, width = feed["x"].shape
-    values = structured(count, width, rows, seed=int(abs(feed["x"]).sum()) % 1000)
+    values = nets.structured(count, width, rows, seed=int(abs(feed["x"]).sum()) % 1000)
     return {"x": np.ascontiguousarray(values.transpose(0, 2, 1))}
 
 
@@ -227,7 +215,7 @@ def net(**arrays: np.ndarray) -> ModelProto:
 
 
 def images(count: int, seed: int) -> Feed:
-    return {"x": structured(count, 3, 12, 12, seed=seed)}
+    return {"x": nets.structured(count, 3, 12, 12, seed=seed)}
 
 
 LINEAR = replace(nets.ANYTHING, linear=True)
@@ -364,7 +352,7 @@ def test_inputs_far_from_zero(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_very_large_patches_are_fitted_to_the_channels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "WIDEST_PATCH", 1)
+    monkeypatch.setattr(gathering, "WIDEST_PATCH", 1)
     case = CASES[name]
     count = 400 if len(case.input) == 1 else 48
     feed, fresh = (channels_last(case, case.feed(count, seed)) for seed in (1, 2))
@@ -382,7 +370,7 @@ def test_very_large_patches_are_fitted_to_the_channels(name: str, monkeypatch: p
 def test_very_large_patches_of_constant_inputs_do_no_harm(
     value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrate, "WIDEST_PATCH", 1)
+    monkeypatch.setattr(gathering, "WIDEST_PATCH", 1)
     case = CASES["tucker2"]
     feed = {"x": np.full((8, *case.input), value, np.float32)}
     plain, fitted = result(case.model, None, case.plan), result(case.model, [feed], case.plan)
@@ -401,30 +389,30 @@ def test_sites_are_prepared_one_at_a_time_and_left_as_they_are(tmp_path: Path) -
     folder.mkdir()
     model = as_model(proto)
     found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=True)
-    jobs = [unit.job for unit in find_units(found, Policy(align=1, min_channels=3, linear=True))]
-    assert [job.anchors[0].site.name for job in jobs] == ["one", "two", "three", "four"]
+    units = find_candidates(found, Policy(align=1, min_channels=3, linear=True))
+    assert [unit.lead.site.name for unit in units] == ["one", "two", "three", "four"]
     samples = open_samples([images(40, 1)], proto)
     first = list(calibrate.deal(samples)[0].batches(16))
     originals = np.concatenate([nets.run(proto, **feed)["y"] for feed in first])
     with calibrate.Calibration(model, samples, folder, freeze=False, sequential=False) as calibration:
         assert len(list(folder.iterdir())) == 1
-        calibration.announce(jobs)
-        for job in jobs:
-            prepared = calibration.prepare(job)
-            assert isinstance(prepared, calibrate.Prepared) and not isinstance(prepared.target, str)
+        tape, read = calibration._after._tape, None
+        for unit, prepared in calibration.visits(units, "walking", silent):
+            assert read not in tape
+            assert isinstance(prepared, Prepared) and not isinstance(prepared.target, str)
             (head,) = prepared.heads
             assert calibration.output_errors([head], lambda head, x, y: y, 9) == 0
             loss = calibration.output_errors([head], lambda head, x, y: np.zeros_like(y), 9)
-            silent = onnx.ModelProto()
-            silent.CopyFrom(proto)
-            (node,) = (n for n in silent.graph.node if head.output in n.output)
+            muted = onnx.ModelProto()
+            muted.CopyFrom(proto)
+            (node,) = (n for n in muted.graph.node if head.output in n.output)
             node.output[0] = "nobody reads it"
             zeros = onnx.helper.make_node("Sub", ["nobody reads it"] * 2, [head.output])
-            silent.graph.node.insert(list(silent.graph.node).index(node) + 1, zeros)
-            others = np.concatenate([nets.run(silent, **feed)["y"] for feed in first])
+            muted.graph.node.insert(list(muted.graph.node).index(node) + 1, zeros)
+            others = np.concatenate([nets.run(muted, **feed)["y"] for feed in first])
             assert loss == pytest.approx(nets.distance(originals, others) ** 2, rel=1e-3)
-            calibration.leave(job)
-            tape = calibration._after._tape
-            assert job.anchors[0].node.input[0] not in tape or job.anchors[0].site.name == "two"
+            # What the second reads, the fourth reads, too.
+            read = unit.lead.node.input[0] if unit.lead.site.name != "two" else None
+        assert read not in tape
         assert not list(folder.glob("*/*.npy"))
     assert not list(folder.iterdir())

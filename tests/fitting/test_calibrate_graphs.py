@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
-from test_calibrate import assert_finite, error, fits, images, net, only_fit, result, structured
+from test_calibrate import assert_finite, error, fits, images, net, only_fit, result
 
 from onnxdecomp import Choice, Plan, Ranks, UsageError, open_samples
 from onnxdecomp.sampling import deal
@@ -28,7 +28,7 @@ def kernel(seed: int = 0, channels: int = 12) -> np.ndarray:
 
 
 def feed(count: int, seed: int, **options: Any) -> dict[str, np.ndarray]:
-    return {"x": structured(count, 12, 7, 7, seed=seed, **options)}
+    return {"x": nets.structured(count, 12, 7, 7, seed=seed, **options)}
 
 
 def both(proto: ModelProto, data: dict[str, np.ndarray], chosen: Plan, **options: Any) -> Any:
@@ -220,7 +220,7 @@ def test_a_bias_computed_at_run_time() -> None:
 def test_a_gemm_whose_c_has_a_row_for_each_sample(shape: tuple[int, ...]) -> None:
     text = "m (float[12,20] x) => (float[12,12] y) { [site] y = Gemm (x, w, c) }"
     proto = nets.model(text, w=nets.weight(20, 12), c=10 * nets.signal(*shape))
-    data = {"x": structured(48, 20, seed=1)}
+    data = {"x": nets.structured(48, 20, seed=1)}
     fitted, plain = both(proto, data, plan("site", choice=SVD))
     assert only_fit(fitted).plain_because == "its bias has a row for each sample"
     assert fitted.model.SerializeToString() == plain.model.SerializeToString()
@@ -257,7 +257,7 @@ def test_a_site_that_few_samples_reach(threshold: float) -> None:
       [site] y = MatMul (r, w)
     }"""
     proto = nets.model(text, w=nets.weight(20, 12), t=np.array(threshold, np.float32))
-    x = structured(8, 20, seed=1)
+    x = nets.structured(8, 20, seed=1)
     x[0, 0] = 5
     fitted = result(proto, [{"x": x}], plan("site", choice=SVD))
     assert only_fit(fitted).plain_because is not None
@@ -282,7 +282,7 @@ def test_double_precision() -> None:
     text = "m (double[N,24] x) => (double[N,16] y) { [site] y = Gemm (x, w, c) }"
     double = np.float64
     proto = nets.model(text, w=nets.weight(24, 16, dtype=double), c=nets.signal(16, dtype=double))
-    data, fresh = ({"x": structured(300, 24, seed=seed, dtype=double)} for seed in (1, 2))
+    data, fresh = ({"x": nets.structured(300, 24, seed=seed, dtype=double)} for seed in (1, 2))
     fitted = assert_better(proto, plan("site", choice=SVD), data, fresh)
     assert {numpy_helper.to_array(t).dtype for t in fitted.model.graph.initializer} == {np.dtype(double)}
     assert only_fit(fitted).fitted == pytest.approx(error(proto, fitted.model, data), rel=1e-3)
@@ -330,7 +330,7 @@ def test_several_inputs_one_of_them_idle() -> None:
 
     def three(count: int, seed: int) -> dict[str, np.ndarray]:
         return feed(count, seed) | {
-            "other": structured(count, 12, 7, 7, seed=seed + 9), "idle": np.arange(count)
+            "other": nets.structured(count, 12, 7, 7, seed=seed + 9), "idle": np.arange(count)
         }  # fmt: skip
 
     assert_better(proto, plan("site"), three(48, 1), three(24, 2))
@@ -339,7 +339,7 @@ def test_several_inputs_one_of_them_idle() -> None:
 def test_samples_of_several_shapes() -> None:
     text = "m (float[N,12,H,H] x) => (float[N,12,H,H] y) { [site] y = Conv <pads=[1,1,1,1]> (x, w, b) }"
     proto = nets.model(text, w=kernel(), b=nets.signal(12))
-    mixed = [{"x": structured(8, 12, size, size, seed=i)} for i, size in enumerate((5, 9, 7, 5))]
+    mixed = [{"x": nets.structured(8, 12, size, size, seed=i)} for i, size in enumerate((5, 9, 7, 5))]
     fitted, plain = result(proto, mixed, plan("site")), result(proto, None, plan("site"))
     assert error(proto, fitted.model, feed(24, 2)) < 0.7 * error(proto, plain.model, feed(24, 2))
 
@@ -385,7 +385,7 @@ def test_an_old_gemm_has_its_bias() -> None:
     text = """<ir_version: 4, opset_import: ["" : 9]>
     m (float[N,24] x) => (float[N,16] y) { [site] y = Gemm (x, w, c) }"""
     proto = nets.model(text, w=nets.weight(24, 16), c=nets.signal(16))
-    data, fresh = ({"x": structured(300, 24, seed=seed)} for seed in (1, 2))
+    data, fresh = ({"x": nets.structured(300, 24, seed=seed)} for seed in (1, 2))
     assert_better(proto, plan("site", choice=SVD), data, fresh)
 
 
@@ -395,7 +395,7 @@ def test_a_transposed_gemm() -> None:
       [site] y = Gemm <transA=1> (t, w, c)
     }"""
     proto = nets.model(text, w=nets.weight(24, 16), c=nets.signal(16))
-    data, fresh = ({"x": structured(300, 24, seed=seed)} for seed in (1, 2))
+    data, fresh = ({"x": nets.structured(300, 24, seed=seed)} for seed in (1, 2))
     assert_better(proto, plan("site", choice=SVD), data, fresh)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxdecomp.factors import Ranks
-from onnxdecomp.fitting import Factored, Moments, Target, factor_one
+from onnxdecomp.fitting import Factors, Moments, Target, factor_one
 from onnxdecomp.fitting.ridges import best_factors
 from onnxdecomp.planning import Choice
 
@@ -20,7 +20,7 @@ def test_plain_factors_are_weighed_on_samples_held_out() -> None:
     ys = [(x @ flat.T).astype(np.float32) for x in xs]
     folds = [[Moments.zero(6, 40).add(x, y)] for x, y in zip(xs, ys, strict=True)]
     plain = factor_one(w, Choice("svd", Ranks(2, 2)), 1, np.dtype(np.float32))
-    assert isinstance(plain, Factored)
+    assert isinstance(plain, Factors)
     target = Target(moments=folds, weight=w, centred=True, bias=bias)
     found, shift, held_out = best_factors(plain, target, np.dtype(np.float32))
     stored = plain.chain.reconstruct().reshape(6, 40)

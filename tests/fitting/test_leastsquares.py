@@ -11,7 +11,7 @@ import torch
 from tensorly.decomposition import partial_tucker
 
 from onnxdecomp.factors import Ranks, factorise
-from onnxdecomp.fitting import LowRank, Moments, Problem, arrangement, chain_of, fit, start
+from onnxdecomp.fitting import LowRank, Moments, Problem, arrangement, chain_of, fit_low_rank, start
 from onnxdecomp.fitting.leastsquares import _outer_step
 from onnxdecomp.planning import Choice
 
@@ -20,7 +20,7 @@ def fitted(
     problem: Problem, taps: int, ranks: tuple[int | None, int | None], rounds: int, guess: np.ndarray
 ) -> LowRank:
     """A fit that starts from the HOOI of `guess`."""
-    return fit(problem, taps, start(problem, taps, guess, ranks), ranks[1], rounds)
+    return fit_low_rank(problem, taps, start(problem, taps, guess, ranks), ranks[1], rounds)
 
 
 def random(*shape: int, seed: int) -> np.ndarray:

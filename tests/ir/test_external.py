@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -319,7 +318,7 @@ def bulky(path: Path, megabytes: int, tensors: int) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Large:
-    """A model of 300 MB and two outputs made from it in peace: model files, and digests of their data."""
+    """A model of 120 MB and two outputs made from it in peace: model files, and digests of their data."""
 
     source: Path
     outputs: dict[str, tuple[bytes, str]]
@@ -329,14 +328,35 @@ def arguments(source: Path, rank: str = "0.25") -> list[str]:
     return command("rewrite", source, "out/out.onnx", "--rank", rank, "--no-check")
 
 
-def await_writing(process: subprocess.Popen[bytes], megabytes: float = 0) -> None:
-    """Until so much lies in the output's scratch folder, or the process has ended."""
-    while process.poll() is None:
-        with contextlib.suppress(FileNotFoundError):  # files move while they are counted
-            files = [path.stat().st_size for path in Path("out").glob(".out.onnx.*/*")]
-            if files and sum(files) >= megabytes * 10**6:
-                return
-        time.sleep(0.001)
+def beginning(words: list[str], code: str) -> list[str]:
+    """The same Python program, `code` before it."""
+    program, option, start, *rest = words
+    assert option == "-c"
+    return [program, option, f"{code}\n{start}", *rest]
+
+
+# The system kills a process when a file of its grows beyond that.
+AT_SIZE = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))
+"""
+# Before the process does a thing to files in the output's scratch folder for the n-th time, it does another.
+AT_STEP = """
+import os, signal, sys
+times = 0
+def audit(event, arguments):
+    global times
+    if event == "{event}" and ".out.onnx." in str(arguments[0]):
+        times += 1
+        if times == {number}:
+            {then}
+sys.addaudithook(audit)
+"""
+DIE = "os.kill(os.getpid(), signal.SIGKILL)"
+PIPES = ("stdin", "stdout", "stderr")
+HALT = "print('halt', flush=True); sys.stdin.read()"
 
 
 def written(folder: Path = Path("out")) -> tuple[bytes, str]:
@@ -347,7 +367,7 @@ def written(folder: Path = Path("out")) -> tuple[bytes, str]:
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Large]:
     folder = tmp_path_factory.mktemp("large")
     with contextlib.chdir(folder):
-        source = bulky(folder / "in.onnx", 300, 6)
+        source = bulky(folder / "in.onnx", 120, 6)
         outputs = {}
         for name, rank in (("new", "0.25"), ("old", "0.5")):
             shutil.rmtree("out", ignore_errors=True)
@@ -360,7 +380,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Large]:
 
 @pytest.mark.parametrize("older", [False, True])
 def test_a_kill_leaves_the_whole_output_or_none(large: Large, older: bool) -> None:
-    """Killed at moments spread over the writing, the last of them near its end."""
+    """Killed at moments spread over the writing, the last of them as the files move into place."""
     before = tree(large.source.parent) if older else {}
     chooser = random.Random(older)
     left = []
@@ -368,10 +388,12 @@ def test_a_kill_leaves_the_whole_output_or_none(large: Large, older: bool) -> No
         if left[-1:] != ["old"]:
             shutil.rmtree("out", ignore_errors=True)
             shutil.copytree(large.source.parent / "out", "out") if older else Path("out").mkdir()
-        with subprocess.Popen(arguments(large.source)) as process:
-            await_writing(process, 300 * min(1, (quarter + chooser.random()) / 3))
-            time.sleep(chooser.random() / 10 if quarter == 3 else 0)
-            process.kill()
+        if quarter < 3:
+            moment = AT_SIZE.format(int(120e6 * (quarter + chooser.random()) / 3))
+        else:
+            moment = AT_STEP.format(event="os.rename", number=chooser.choice([1, 2]), then=DIE)
+        killed = subprocess.run(beginning(arguments(large.source), moment))
+        assert killed.returncode == -(signal.SIGXFSZ if quarter < 3 else signal.SIGKILL)
         left.append(whole_or_absent(large))
         for scratch in Path("out").glob(".*"):
             shutil.rmtree(scratch)
@@ -434,8 +456,11 @@ def audit(event: str, _: tuple[object, ...]) -> None:
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, large: Large, number: signal.Signals) -> None:
     Path("out").mkdir()
     with untouched(tmp_path):
-        with subprocess.Popen(arguments(large.source), stderr=subprocess.PIPE, text=True) as process:
-            await_writing(process)
+        # The data are written, the model is not yet.
+        words = beginning(arguments(large.source), AT_STEP.format(event="open", number=2, then=HALT))
+        with subprocess.Popen(words, **dict.fromkeys(PIPES, subprocess.PIPE), text=True) as process:
+            assert process.stdout is not None and "halt\n" in process.stdout
+            assert [path.name for path in Path("out").glob(".out.onnx.*/*")] == ["out.onnx.data"]
             process.send_signal(number)
             _, shown = process.communicate()
         Outcome(process.returncode, "", shown).refusal(128 + number)

@@ -295,6 +295,27 @@ def test_the_data_file_of_the_input_is_never_overwritten(cli: Cli, tmp_path: Pat
         assert "out.onnx.data belongs to the input" in cli("rewrite", "in.onnx", *places, *RANK).refusal()
 
 
+@pytest.mark.parametrize("name", ["labels.npy", "labels.csv", "more.npz"])
+def test_the_labels_are_input_too(cli: Cli, small: Path, name: str) -> None:
+    images = nets.signal(6, 16, 8, 8)
+    np.savez("samples.npz", x=images)
+    np.save("labels.npy", np.arange(6))
+    np.savez("more.npz", y=np.arange(6))
+    if name == "labels.csv":
+        Path("samples").mkdir()
+        for i in range(6):
+            np.savez(f"samples/{i}.npz", x=images[i : i + 1])
+        Path(name).write_text("".join(f"{i}.npz,{i}\n" for i in range(6)))
+    given = ["--data", "samples" if name == "labels.csv" else "samples.npz"]
+    given += ["--labels", f"{name}:y" if name == "more.npz" else name]
+    with untouched(small.parent):
+        for places in ([name], ["out.onnx", "--json", name]):
+            refused = cli("rewrite", "in.onnx", *places, *RANK, *given).refusal()
+            assert f"{name} belongs to the input" in refused
+        refused = cli("search", "in.onnx", "out.onnx", "--macs", 0.5, "--json", name, *given).refusal()
+        assert f"{name} belongs to the input" in refused
+
+
 def test_the_samples_and_the_plan_are_input_too(cli: Cli, small: Path) -> None:
     Path("plan.json").write_text('{"version": 1, "sites": {}}')
     np.savez("samples.npz", x=nets.signal(1, 16, 8, 8))
@@ -342,6 +363,16 @@ def test_a_report_to_a_file_behind_standard_output_leaves_the_link(small: Path) 
         subprocess.run(command("inspect", "in.onnx", "--json", "stdout"), stdout=shown, check=True)
     assert Path("stdout").is_symlink()
     assert '"sites"' in Path("shown.txt").read_text()
+
+
+def test_a_model_never_takes_the_place_of_such_a_link(small: Path) -> None:
+    Path("stdout").symlink_to("/proc/self/fd/1")
+    with Path("shown.txt").open("w") as shown:
+        done = subprocess.run(
+            command("rewrite", "in.onnx", "stdout", *RANK), stdout=shown, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2 and "no regular file" in done.stderr
+    assert Path("stdout").is_symlink() and not Path("shown.txt").read_text()
 
 
 # Storage that fails

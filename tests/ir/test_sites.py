@@ -267,7 +267,7 @@ def test_a_weight_that_had_to_be_listed_as_an_input_is_constant() -> None:
 
 def test_a_weight_that_callers_may_override_is_an_obstacle_until_it_is_frozen() -> None:
     model = nets.model(LISTED.format(ir=4), v=W)
-    overridable = "its weight is a graph input that callers may override (--freeze-weights fixes it)"
+    overridable = "its weight is a graph input that callers may override (`freeze_weights` fixes it)"
     assert only_site(model).obstacle == overridable
     assert only_site(model, freeze_weights=True).obstacle is None
 
@@ -428,11 +428,11 @@ def test_a_shape_given_replaces_those_declared_inside() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"z": (1, 4, 8, 8)}, "--input-shape z: no such input; the model's inputs are x"),
-        ({"w": (4, 4, 3, 3)}, "--input-shape w: no such input"),
-        ({"x": (1, 4, 8)}, r"--input-shape x: the model declares x:\?,4,\?,\?"),
-        ({"x": (1, 3, 8, 8)}, "--input-shape x: the model declares"),
-        ({"x": ()}, "--input-shape x: the model declares"),
+        ({"z": (1, 4, 8, 8)}, "`input_shapes` z: no such input; the model's inputs are x"),
+        ({"w": (4, 4, 3, 3)}, "`input_shapes` w: no such input"),
+        ({"x": (1, 4, 8)}, r"`input_shapes` x: the model declares x:\?,4,\?,\?"),
+        ({"x": (1, 3, 8, 8)}, "`input_shapes` x: the model declares"),
+        ({"x": ()}, "`input_shapes` x: the model declares"),
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused(given: dict[str, tuple[int, ...]], message: str) -> None:

@@ -21,8 +21,8 @@ import pytest
 import models
 from models.__main__ import app
 from models.corpus import Entry
-from models.fetching import default_cache
 from models.files import sha256_of
+from onnxdecomp.runtime import cache_folder
 
 ROOT = Path(__file__).parents[2]
 NAMES = [network.name for network in models.NETWORKS]
@@ -413,7 +413,7 @@ def test_default_cache_follows_the_environment(
         monkeypatch.delenv(variable, raising=False)
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
-    assert default_cache() == Path(expected)
+    assert cache_folder() == Path(expected)
 
 
 # fetching, for real

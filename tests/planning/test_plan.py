@@ -71,7 +71,7 @@ def test_each_site_gets_the_chain_that_fits() -> None:
     }
     assert reasons(result) == {
         "depthwise": "depthwise: each group has a single input channel",
-        "head": "too small to pay: 4→10 channels, and --min-channels is 16",
+        "head": "too small to pay: 4→10 channels, and `min_channels` is 16",
     }
     roles = {name: nets.chain(result.model, name).keys() for name in result.plan.sites}
     assert roles == {
@@ -87,7 +87,7 @@ def test_each_site_gets_the_chain_that_fits() -> None:
 def test_a_method_named_keeps_the_sites_it_does_not_fit() -> None:
     result = rewrite(net(), 0.25, policy=Policy(method="tucker2"))
     assert set(result.plan.sites) == {"wide", "grouped"}
-    kept = "tucker2 does not fit: {} channels, and --min-channels is 16"
+    kept = "tucker2 does not fit: {} channels, and `min_channels` is 16"
     assert reasons(result)["stem"] == kept.format("3→64")
     assert reasons(result)["tail"] == kept.format("96→4")
 
@@ -102,7 +102,7 @@ def test_min_channels_counts_the_channels_of_a_group() -> None:
     assert set(rewrite(net(), 0.25, policy=Policy(min_channels=48)).plan.sites) >= {"grouped", "wide"}
     result = rewrite(net(), 0.25, policy=Policy(min_channels=49))
     assert reasons(result)["grouped"] == (
-        "too small to pay: 48→48 channels a group, and --min-channels is 49"
+        "too small to pay: 48→48 channels a group, and `min_channels` is 49"
     )
     assert result.plan.sites["wide"].method == "tucker2"
     assert rewrite(net(), "in=8,out=2", policy=Policy(min_channels=4)).plan.sites["tail"].method == "tucker2"
@@ -142,7 +142,7 @@ def test_what_counts_is_macs_not_parameters(size: int | str) -> None:
     # (4·64·48 + 9·48·48 + 48·64) / (9·64·64) = 0.98, and without the 4 it would be 0.73
     result = rewrite(model, 48)
     assert result.plan.sites == {"dense": Choice("tucker2", Ranks(48, 48))}
-    why = "too small to pay: its chain would {} of its MACs (--allow-slower accepts that)"
+    why = "too small to pay: its chain would {} of its MACs (`allow_slower` accepts that)"
     assert reasons(result) == {"strided": why.format("save only 2%")}
 
     # With 56 it is 1.25, and 0.95 without the 4.
@@ -246,7 +246,7 @@ def test_an_empty_plan_changes_nothing(plan: Plan, name: str | None) -> None:
 
 @pytest.mark.parametrize("rank_and_plan", [{}, {"rank": 0.25, "plan": Plan()}])
 def test_either_a_rank_or_a_plan(rank_and_plan: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="either a rank"):
+    with pytest.raises(UsageError, match="either `rank` or `plan`"):
         rewrite(net(), **rank_and_plan)
 
 

@@ -184,12 +184,12 @@ def test_what_is_not_a_rank_is_refused_by_name(bad: str | float) -> None:
     with pytest.raises(UsageError) as refusal:
         rewrite(conv(16, 16), bad)
     message = str(refusal.value)
-    assert message.startswith(f"--rank {str(bad).strip()}: ")
+    assert message.startswith(f"`rank` {str(bad).strip()}: ")
     assert "write 0.25, in=0.25,out=0.5, 32" in message
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("option", "policy"), [("--align", {"align": 0}), ("--align", {"align": -8})])
-def test_alignment_must_be_a_whole_channel(option: str, policy: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match=f"^{option} "):
+@pytest.mark.parametrize(("name", "policy"), [("align", {"align": 0}), ("align", {"align": -8})])
+def test_alignment_must_be_a_whole_channel(name: str, policy: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=f"^`{name}` "):
         Policy(**policy)

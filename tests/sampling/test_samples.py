@@ -20,7 +20,7 @@ from onnxruntime.quantization import CalibrationDataReader
 from PIL import Image
 
 from onnxdecomp import MissingExtraError, Preprocessing, UsageError, compare, open_samples, read_labels
-from onnxdecomp.sampling import PRESETS, parse_preprocessing
+from onnxdecomp.sampling import PRESETS
 
 
 @pytest.fixture(autouse=True)
@@ -444,7 +444,7 @@ def test_bytes_for_a_model_of_bytes_are_left_alone() -> None:
     np.testing.assert_array_equal(read("photos", taking("N,8,8,3", "uint8")), x)
     bgr = read("photos", taking("N,3,8,8", "uint8"), preprocessing=Preprocessing(channels="bgr"))
     np.testing.assert_array_equal(bgr, x[..., ::-1].transpose(0, 3, 1, 2))
-    with pytest.raises(UsageError, match="leave out --scale"):
+    with pytest.raises(UsageError, match="leave out `scale`"):
         open_samples("photos", taking("N,8,8,3", "uint8"), preprocessing=UNIT)
 
 
@@ -477,7 +477,7 @@ def test_images_take_the_layout_and_the_size_of_the_input(
 
 def test_bytes_are_resized_only_where_a_size_is_asked_for() -> None:
     x = pixels(2, 10, 12, 3)
-    says = r"needs shape \?×3×8×8, the samples have 1×3×10×12; give --image-size 8,8"
+    says = r"needs shape \?×3×8×8, the samples have 1×3×10×12; give `Preprocessing.size` 8,8"
     with pytest.raises(UsageError, match=says):
         read([{"x": x}], sized("N"), preprocessing=UNIT)
     assert read([{"x": x}], taking("N,3,H,W"), preprocessing=UNIT).shape == (2, 3, 10, 12)
@@ -485,7 +485,7 @@ def test_bytes_are_resized_only_where_a_size_is_asked_for() -> None:
     small = np.stack([np.asarray(each) for each in resized])
     given = Preprocessing(scale=1 / 255, size=(8, 8))
     np.testing.assert_array_equal(read([{"x": x}], sized("N"), preprocessing=given), by_hand(small, given))
-    with pytest.raises(UsageError, match="give --image-size 8,8"):
+    with pytest.raises(UsageError, match=r"give `Preprocessing\.size` 8,8"):
         read([{"x": x}], sized("N"), preprocessing=Preprocessing(scale=1, size=(9, 9)))
 
 
@@ -544,7 +544,12 @@ def test_images_without_pillow_name_the_extra(cli: Cli, monkeypatch: pytest.Monk
 
 
 NO_IMAGES: dict[str, tuple[ModelProto, list[str], str]] = {
-    "no preprocessing": (sized("N"), [], "say what 0 to 255 become, by --preset imagenet"),
+    "no preprocessing": (
+        sized("N"),
+        [],
+        "say what 0 to 255 become, by --preset imagenet, 0-1 or caffe, or --scale, --mean, --std",
+    ),
+    "bytes": (taking("N,8,8,3", "uint8"), ["--scale", "1"], "leave out --scale, --mean, --std and --preset"),
     "a size alone": (sized("N"), ["--image-size", "8"], "say what 0 to 255 become"),
     "no size": (taking("N,3,H,W"), ["--preset", "0-1"], "give --image-size H,W"),
     "another size": (sized("N"), ["--preset", "0-1", "--image-size", "9,8"], "give --image-size 8,8"),
@@ -555,14 +560,18 @@ NO_IMAGES: dict[str, tuple[ModelProto, list[str], str]] = {
     "the other layout": (sized("N"), ["--preset", "0-1", "--layout", "nhwc"], "has 8 channels as nhwc"),
     "a grey model": (taking("N,1,8,8"), ["--preset", "imagenet"], "has 1 channels, --mean has 3 values"),
     "two means": (sized("N"), ["--mean", "1,2"], "has 3 channels, --mean has 2 values"),
-    "no preset": (sized("N"), ["--preset", "mine"], "--preset mine: choose imagenet, 0-1, caffe"),
+    "no preset": (
+        sized("N"),
+        ["--preset", "mine"],
+        "'mine' is not one of 'imagenet', '0-1', 'caffe'",
+    ),
     "no numbers": (sized("N"), ["--mean", "1;2"], "--mean 1;2: write numbers"),
     "no finite numbers": (sized("N"), ["--mean", "nan"], "--mean: give finite numbers"),
     "a zero": (sized("N"), ["--std", "1,0,1"], "--std: nothing can be divided by 0"),
     "no size at all": (sized("N"), ["--image-size", "8x8"], "--image-size 8x8: write H,W"),
     "a size of zero": (sized("N"), ["--image-size", "0"], "--image-size: give a height"),
-    "no channels": (sized("N"), ["--channels", "rbg"], "--channels rbg: choose rgb or bgr"),
-    "no layout": (sized("N"), ["--layout", "chw"], "--layout chw: choose nchw or nhwc"),
+    "no channels": (sized("N"), ["--channels", "rbg"], "'--channels': 'rbg' is not one of 'rgb', 'bgr'"),
+    "no layout": (sized("N"), ["--layout", "chw"], "'--layout': 'chw' is not one of 'nchw', 'nhwc'"),
 }
 
 
@@ -582,15 +591,6 @@ def test_preprocessing_that_has_nothing_to_do_is_refused(cli: Cli) -> None:
     assert "x.npy: preprocessing is for images" in message
     for options in (["--preset", "0-1"], ["--samples", "3"]):
         assert "--data" in cli("compare", "a.onnx", "a.onnx", *options).refusal()
-
-
-def test_options_override_the_preset() -> None:
-    assert parse_preprocessing() is None
-    found = parse_preprocessing(preset="caffe", mean="1,2,3", image_size="7", layout="nhwc")
-    assert found == Preprocessing(scale=1.0, mean=(1, 2, 3), channels="bgr", size=(7, 7), layout="nhwc")
-    assert parse_preprocessing(preset="imagenet", scale=2.0, std="4", channels="bgr") == Preprocessing(
-        scale=2.0, mean=PRESETS["imagenet"]["mean"], std=(4.0,), channels="bgr"
-    )
 
 
 def test_a_comparison_on_photos_is_that_of_onnxruntime_on_the_same_pixels(cli: Cli) -> None:
@@ -688,5 +688,5 @@ def test_labels_that_do_not_fit_are_refused(name: str) -> None:
 
 
 def test_the_name_of_an_array_means_nothing_to_feeds() -> None:
-    with pytest.raises(UsageError, match="--labels y: no such file; give a CSV"):
+    with pytest.raises(UsageError, match="`labels` y: no such file; give a CSV"):
         read_labels("y", open_samples([{"x": X}], sized("N")))

@@ -15,17 +15,16 @@ import onnx
 import pytest
 from conftest import Cli, save, untouched
 from onnx import ModelProto, numpy_helper
-from test_calibrate import structured
 
 from onnxdecomp import Plan, Policy, open_samples, rewrite
 from onnxdecomp.comparing import quality
 from onnxdecomp.errors import StoppedError
-from onnxdecomp.sampling import DEFAULT_FITTED, Samples
-from onnxdecomp.sampling.holdout import hold_out
+from onnxdecomp.sampling import Samples
+from onnxdecomp.sampling.holdout import DEFAULT_FITTED, hold_out
 from onnxdecomp.searching import costs
-from onnxdecomp.searching import hunt as find
 from onnxdecomp.searching import weighing as weigh
-from onnxdecomp.searching.probe import Losses
+from onnxdecomp.searching import workshop as find
+from onnxdecomp.searching.figures import Figures
 from onnxdecomp.timing import Contestant, Launch
 
 NET = """m (float[N,8,12,12] x) => (float[N,10] y) {
@@ -112,7 +111,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    x = structured(120, 8, 12, 12, seed=3)
+    x = nets.structured(120, 8, 12, 12, seed=3)
     classes = nets.run(net(), x=x)["y"].argmax(axis=1)
     np.savez(tmp_path / "data.npz", x=x, classes=classes)
     return tmp_path / "data.npz"
@@ -341,7 +340,7 @@ def test_another_goal_begins_where_the_last_one_ended(
     def promised(models: Sequence[ModelProto], feeds: Any, engine: object) -> list[float]:
         return [3 * seconds for seconds in sites(models, feeds, engine)]
 
-    def feared(*args: Any, **options: Any) -> list[Losses]:
+    def feared(*args: Any, **options: Any) -> list[Figures]:
         found = probed(*args, **options)
         return [replace(each, choices=tuple(9 * loss for loss in each.choices)) for each in found]
 

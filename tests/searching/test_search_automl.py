@@ -1,4 +1,4 @@
-"""Trials over the ranks of blocks: cached factors, modules and their levels, and the study they make."""
+"""Judge over the ranks of blocks: cached factors, modules and their levels, and the study they make."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Cli, save
-from test_calibrate import structured
 from test_search import clock, data, figures, held_out, model, net
 
 from onnxdecomp import Plan, Policy, Ranks, open_samples, rewrite
-from onnxdecomp.ir import load, survey
-from onnxdecomp.planning import Choice
+from onnxdecomp.ir import Survey, load, survey
+from onnxdecomp.planning import Choice, Unit
+from onnxdecomp.progress import silent
+from onnxdecomp.runtime import open_in_onnxruntime
 from onnxdecomp.sampling import Samples
-from onnxdecomp.searching import Bank, Trials, Weighed, find_modules, plan_of, seed_of, space_of, taken_at
+from onnxdecomp.searching import Bank, Judge, Weighed, find_modules, plan_of, seed_of, space_of, taken_at
 from onnxdecomp.searching.automl import GRID, Module
-from onnxdecomp.searching.candidates import Unit, find_units
+from onnxdecomp.searching.candidates import find_candidates
 from onnxdecomp.searching.costs import counted
+from onnxdecomp.searching.levels import PrunedError
 from onnxdecomp.searching.probe import weight_losses
-from onnxdecomp.searching.study import PrunedError
 from onnxdecomp.searching.surroundings import find_surroundings
 
 __all__ = ["clock", "data", "model"]  # fixtures
@@ -33,30 +34,38 @@ SMALL = ("--align", "4", "--min-channels", "8")
 
 
 def samples(count: int = 64, seed: int = 3) -> Samples:
-    return open_samples([{"x": structured(count, 8, 12, 12, seed=seed)}], net())
+    return open_samples([{"x": nets.structured(count, 8, 12, 12, seed=seed)}], net())
+
+
+def survey_of(model: Path) -> Survey:
+    shapes = {"x": (1, 8, 12, 12)}
+    return survey(load(model), input_shapes=shapes, freeze=False, fold_bn=True, linear=False)
 
 
 @pytest.fixture
-def weighed(model: Path) -> Weighed:
-    loaded = load(model)
-    found = survey(loaded, input_shapes={"x": (1, 8, 12, 12)}, freeze=False, fold_bn=True, linear=False)
-    units = find_units(found, POLICY)
+def found(model: Path) -> Survey:
+    return survey_of(model)
+
+
+@pytest.fixture
+def weighed(found: Survey) -> Weighed:
+    units = find_candidates(found, POLICY)
     return Weighed(
         units=tuple(units),
         costs=tuple(counted(units, "macs")),
         seconds=None,
-        losses=tuple(weight_losses(units, loaded.folder, lambda work, what: work)),
-        residual=tuple(find_surroundings(unit.job.anchors[0], found).residual for unit in units),
+        losses=tuple(weight_losses(units, found.model.folder, silent)),
+        residual=tuple(find_surroundings(unit.lead, found).residual for unit in units),
         counts={},
         totals={},
     )
 
 
 @pytest.fixture
-def bank(weighed: Weighed, model: Path, tmp_path: Path) -> Bank:
+def bank(found: Survey, weighed: Weighed, tmp_path: Path) -> Bank:
     folder = tmp_path / "bank"
     folder.mkdir()
-    return Bank(weighed.units, load(model), samples(), folder, freeze=False, track=lambda work, what: work)
+    return Bank(found, weighed.units, samples(), folder, silent)
 
 
 def middling(unit: Unit) -> Choice:
@@ -64,7 +73,7 @@ def middling(unit: Unit) -> Choice:
 
 
 def distance(proto: onnx.ModelProto) -> float:
-    x = structured(32, 8, 12, 12, seed=11)
+    x = nets.structured(32, 8, 12, 12, seed=11)
     return nets.distance(nets.run(net(), x=x)["y"], nets.run(proto, x=x)["y"])
 
 
@@ -138,7 +147,7 @@ def test_a_trial_is_judged_on_samples_left_out(
     bank: Bank, weighed: Weighed, model: Path, tmp_path: Path
 ) -> None:
     modules = find_modules(weighed)
-    judge = Trials(bank, weighed, modules, model, tmp_path)
+    judge = Judge(bank, weighed, modules, open_in_onnxruntime(model), tmp_path)
     levels = {module.name: 9 for module in modules}
     reports: list[tuple[int, float]] = []
     scored = judge(levels, lambda step, loss: bool(reports.append((step, loss))))
@@ -153,11 +162,13 @@ def test_a_trial_is_judged_on_samples_left_out(
     assert reports[-1][1] == pytest.approx(scored.loss)
 
 
-def test_a_poor_trial_ends_before_all_samples_are_seen(weighed: Weighed, model: Path, tmp_path: Path) -> None:
+def test_a_poor_trial_ends_before_all_samples_are_seen(
+    found: Survey, weighed: Weighed, model: Path, tmp_path: Path
+) -> None:
     modules = find_modules(weighed)
     many = samples(160)
-    big = Bank(weighed.units, load(model), many, tmp_path, freeze=False, track=lambda work, what: work)
-    judge = Trials(big, weighed, modules, model, tmp_path)
+    big = Bank(found, weighed.units, many, tmp_path, silent)
+    judge = Judge(big, weighed, modules, open_in_onnxruntime(model), tmp_path)
     steps: list[int] = []
 
     def report(step: int, loss: float) -> bool:
@@ -204,12 +215,12 @@ def test_factors_of_shared_weights_have_biases_of_their_own(tmp_path: Path) -> N
     path = save(proto, tmp_path / "m.onnx")
     loaded = load(path)
     found = survey(loaded, input_shapes={}, freeze=False, fold_bn=True, linear=False)
-    (unit,) = find_units(found, POLICY)
-    own = open_samples([{"x": structured(48, 12, 7, 7, seed=1)}], proto)
-    kept = Bank([unit], loaded, own, tmp_path, freeze=False, track=lambda work, what: work)
+    (unit,) = find_candidates(found, POLICY)
+    own = open_samples([{"x": nets.structured(48, 12, 7, 7, seed=1)}], proto)
+    kept = Bank(found, [unit], own, tmp_path, silent)
     choice = Choice("tucker2", Ranks(8, 8))
     built = kept.build([choice]).proto
-    fresh = {"x": structured(24, 12, 7, 7, seed=2)}
+    fresh = {"x": nets.structured(24, 12, 7, 7, seed=2)}
     plain = rewrite(path, plan=Plan({"one": choice, "two": choice})).model
     original, fitted, rival = (nets.run(each, **fresh)["y"] for each in (proto, built, plain))
     assert nets.distance(original, fitted) < nets.distance(original, rival)

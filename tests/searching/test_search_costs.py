@@ -18,11 +18,12 @@ from onnx import ModelProto
 from onnxdecomp import Policy
 from onnxdecomp.errors import RunError
 from onnxdecomp.ir import Model, Survey, as_model, load, survey
-from onnxdecomp.planning import label
-from onnxdecomp.runtime import Engine
+from onnxdecomp.planning import Unit, label
+from onnxdecomp.progress import silent
+from onnxdecomp.runtime import Engine, cache_folder
 from onnxdecomp.searching import costs
-from onnxdecomp.searching.cache import Cache, cache_folder
-from onnxdecomp.searching.candidates import Unit, find_units
+from onnxdecomp.searching.cache import Cache
+from onnxdecomp.searching.candidates import find_candidates
 from onnxdecomp.searching.costs import measured, time_models
 from onnxdecomp.searching.sizes import observe_sizes
 from onnxdecomp.searching.surroundings import find_surroundings, site_feeds, site_model
@@ -66,7 +67,7 @@ def net() -> ModelProto:
 
 def sited(model: Model) -> tuple[Survey, list[Unit]]:
     found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=True)
-    return found, find_units(found, POLICY)
+    return found, find_candidates(found, POLICY)
 
 
 BEHIND = {
@@ -80,7 +81,7 @@ def test_a_site_alone_is_a_model_that_runs_with_its_surroundings() -> None:
     found, units = sited(as_model(proto))
     assert [unit.name for unit in units] == list(BEHIND)
     for unit in units:
-        (anchor,) = unit.job.anchors
+        (anchor,) = unit.anchors
         surroundings = find_surroundings(anchor, found)
         feeds = site_feeds(anchor, surroundings)
         assert ("z" in feeds) == surroundings.residual == (unit.name == "residual")
@@ -119,7 +120,7 @@ def test_bounds_of_a_clip_that_are_tensors_are_left_out() -> None:
     found, (unit,) = sited(
         as_model(nets.model(text, w=nets.weight(16, 16, 3, 3), low=np.float32([0]).reshape(())))
     )
-    assert find_surroundings(unit.job.anchors[0], found).activation is None
+    assert find_surroundings(unit.lead, found).activation is None
 
 
 def test_an_output_of_the_model_is_not_fused() -> None:
@@ -128,12 +129,12 @@ def test_an_output_of_the_model_is_not_fused() -> None:
       y = Relu (h)
     }"""
     found, (unit,) = sited(as_model(nets.model(text, w=nets.weight(16, 16, 3, 3))))
-    assert find_surroundings(unit.job.anchors[0], found).activation is None
+    assert find_surroundings(unit.lead, found).activation is None
 
 
 def test_models_are_timed_in_turns_and_what_does_not_run_is_refused() -> None:
     found, units = sited(as_model(net()))
-    anchor = units[0].job.anchors[0]
+    anchor = units[0].lead
     surroundings = find_surroundings(anchor, found)
     models = [site_model(anchor, surroundings, choice, 8) for choice in (None, units[0].choices[0])]
     feeds = site_feeds(anchor, surroundings)
@@ -168,7 +169,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def price(proto: ModelProto, cache: Cache) -> tuple[list[Unit], list[costs.Priced]]:
     found, units = sited(as_model(proto))
-    return units, measured(units, found, proto.ir_version, Engine(), cache, lambda work, _: work)
+    return units, measured(found, units, Engine(), cache, silent)
 
 
 def test_what_was_timed_is_not_timed_again(tmp_path: Path, clock: Clock) -> None:
@@ -294,14 +295,14 @@ def test_a_run_tells_sizes_that_inference_cannot(tmp_path: Path, clock: Clock) -
     found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=True)
     sizes = {anchor.site.name: anchor.site.sizes for anchor in found.anchors}
     assert sizes["known"] is not None and sizes["one"] is None and sizes["two"] is None
-    units = find_units(found, POLICY)
-    dark = measured(units, found, 8, Engine(), Cache("costs", {}, tmp_path / "cache"), lambda work, _: work)
+    units = find_candidates(found, POLICY)
+    dark = measured(found, units, Engine(), Cache("costs", {}, tmp_path / "cache"), silent)
     for unit, priced in zip(units, dark, strict=True):
         blank = unit.sites[0].sizes is None
         assert all(math.isinf(cost) == blank for cost in priced.choices) and math.isfinite(priced.kept)
 
     feeds = {"x": nets.signal(1, 16, 64), "extra": np.float32([1])}
-    seen = observe_sizes(model, found, feeds)
+    seen = observe_sizes(found, feeds)
     outputs = {}
     for name, tensor in (("one", "a"), ("two", "y")):
         copy = onnx.load(tmp_path / "m.onnx")
@@ -315,15 +316,10 @@ def test_a_run_tells_sizes_that_inference_cannot(tmp_path: Path, clock: Clock) -
         "two": ((1, 10, 10), (1, *outputs["two"][2:])),
     }
     assert outputs["two"][2:] == (4, 4)
-    assert observe_sizes(model, seen, feeds) is seen
+    assert observe_sizes(seen, feeds) is seen
     lit = measured(
-        find_units(seen, POLICY),
-        seen,
-        8,
-        Engine(),
-        Cache("costs", {}, tmp_path / "cache"),
-        lambda work, _: work,
+        seen, find_candidates(seen, POLICY), Engine(), Cache("costs", {}, tmp_path / "cache"), silent
     )
     assert all(math.isfinite(cost) for priced in lit for cost in priced.choices)
     with pytest.raises(RunError, match="does not run"):
-        observe_sizes(model, found, {"x": nets.signal(1, 16, 60), "extra": np.float32([1])})
+        observe_sizes(found, {"x": nets.signal(1, 16, 60), "extra": np.float32([1])})

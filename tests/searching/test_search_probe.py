@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from conftest import save
 from onnx import ModelProto, numpy_helper
-from test_calibrate import structured
 
 from onnxdecomp import Choice, Policy, Ranks, open_samples
-from onnxdecomp.comparing import Deviation
+from onnxdecomp.comparing import Tally
 from onnxdecomp.ir import load, survey
+from onnxdecomp.planning import Unit
+from onnxdecomp.progress import silent
 from onnxdecomp.sampling import Samples, deal
 from onnxdecomp.searching import probe
-from onnxdecomp.searching.candidates import Unit, find_units
-from onnxdecomp.searching.probe import UNREACHED, Losses, output_losses, weight_losses
+from onnxdecomp.searching.candidates import find_candidates
+from onnxdecomp.searching.figures import Figures
+from onnxdecomp.searching.probe import UNREACHED, output_losses, weight_losses
 
 # A fold, a residual, groups, a Conv without bias, one whose weight two sites share side by side, a Gemm with
 # factors of its own, an output that early sites alone lead to, and one of classes.
@@ -56,11 +58,11 @@ def net() -> ModelProto:
     return nets.model(NET, var=np.abs(nets.signal(12, seed=77)) + 0.5, **arrays)
 
 
-def probed(proto: ModelProto, samples: Samples, folder: Path) -> dict[str, tuple[Unit, Losses]]:
+def probed(proto: ModelProto, samples: Samples, folder: Path) -> dict[str, tuple[Unit, Figures]]:
     model = load(save(proto, folder / "probed.onnx"))
     found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=True)
-    units = find_units(found, POLICY)
-    losses = output_losses(units, model, samples, folder, freeze=False, track=lambda work, _: work)
+    units = find_candidates(found, POLICY)
+    losses = output_losses(found, units, samples, folder, silent)
     assert [path.name for path in folder.iterdir()] == ["probed.onnx"]
     return {unit.name: (unit, each) for unit, each in zip(units, losses, strict=True)}
 
@@ -118,7 +120,7 @@ def weights(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[np.ndarray], lis
 
 def test_a_sites_loss_is_that_of_the_model_with_its_weight(tmp_path: Path, weights: list[Any]) -> None:
     proto = net()
-    samples = open_samples([{"x": structured(90, 8, 9, 9, seed=5)}], proto)
+    samples = open_samples([{"x": nets.structured(90, 8, 9, 9, seed=5)}], proto)
     found = probed(proto, samples, tmp_path)
     assert list(found) == ["fold", "grouped", "bare", "left", "dense"]
     feeds = list(deal(samples)[0].batches(16))
@@ -177,7 +179,7 @@ def test_sites_one_behind_the_other_may_share_a_weight(tmp_path: Path) -> None:
       [second] y = Conv <pads=[1,1,1,1]> (s, w)
     }"""
     proto = nets.model(text, w=nets.weight(16, 16, 3, 3), v=nets.weight(16, 16, 3, 3, seed=4))
-    found = probed(proto, open_samples([{"x": structured(24, 16, 8, 8, seed=1)}], proto), tmp_path)
+    found = probed(proto, open_samples([{"x": nets.structured(24, 16, 8, 8, seed=1)}], proto), tmp_path)
     assert list(found) == ["first", "between"]
     for _, losses in found.values():
         assert losses.measured and all(0 < loss < 4 for _, loss in losses.measured)
@@ -210,7 +212,7 @@ def test_a_weight_that_is_not_finite_is_never_chosen(tmp_path: Path) -> None:
         proto, open_samples([{"x": nets.signal(8, 16, 6, 6)}], proto), tmp_path
     ).values()
     assert losses.note and np.isinf(losses.choices).all()
-    (alone,) = weight_losses([unit], tmp_path, lambda work, _: work)
+    (alone,) = weight_losses([unit], tmp_path, silent)
     assert alone.note == losses.note and np.isinf(alone.choices).all()
 
 
@@ -218,10 +220,8 @@ def test_without_samples_the_error_of_the_weights_counts(tmp_path: Path) -> None
     """As plain truncation by higher-order SVD has it, which the factors can only better."""
     model = load(save(net(), tmp_path / "m.onnx"))
     found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=True)
-    units = {unit.name: unit for unit in find_units(found, POLICY)}
-    losses = dict(
-        zip(units, weight_losses(list(units.values()), tmp_path, lambda work, _: work), strict=True)
-    )
+    units = {unit.name: unit for unit in find_candidates(found, POLICY)}
+    losses = dict(zip(units, weight_losses(list(units.values()), tmp_path, silent), strict=True))
     weight = nets.constants(net())["wg"]
     tail = np.linalg.svd(weight, compute_uv=False) ** 2
     for rank in range(1, 5):
@@ -233,7 +233,7 @@ def test_without_samples_the_error_of_the_weights_counts(tmp_path: Path) -> None
 def test_the_reference_changes_nothing_where_the_weight_is_its_own() -> None:
     """A site edited to its own weight leaves the outputs where they are."""
     proto = net()
-    feed = {"x": structured(4, 8, 9, 9, seed=2)}
+    feed = {"x": nets.structured(4, 8, 9, 9, seed=2)}
     values = nets.constants(proto)
     slope = values["scale"] / np.sqrt(values["var"] + 1e-5)
     own = {"fold": values["wa"] * slope[:, None, None, None], "bare": values["wc"], "dense": values["wg"].T}
@@ -245,7 +245,7 @@ def test_the_reference_changes_nothing_where_the_weight_is_its_own() -> None:
 
 def test_what_is_lost_of_an_output() -> None:
     a, b = nets.signal(2, 3, 5, seed=1), nets.signal(2, 3, 5, seed=2)
-    tally = Deviation()
+    tally = Tally()
     assert tally.share == 0
     for one, other in zip(a, b, strict=True):
         tally.add(one, other)
@@ -258,6 +258,6 @@ def test_what_is_lost_of_an_output() -> None:
         (np.ones((2, 3)), np.ones((1, 3)), 1.0),
         (np.float16([200, 200]), np.float16([200, -200]), 2.0),
     ):
-        tally = Deviation()
+        tally = Tally()
         tally.add(one, other)
         assert tally.share == lost

@@ -14,23 +14,24 @@ import pytest
 from onnx import ModelProto
 
 from onnxdecomp import Policy, rewrite
+from onnxdecomp.comparing import Baseline
 from onnxdecomp.ir import Survey, as_model, survey
+from onnxdecomp.planning import Unit
 from onnxdecomp.searching import (
     Contender,
     Goal,
-    Outcome,
+    SearchResult,
     Solution,
     Weighed,
     front_points,
     further,
     plan_of,
     reasons,
-    search_report,
     uniform,
 )
-from onnxdecomp.searching.candidates import Unit, find_units
-from onnxdecomp.searching.costs import Priced, counted
-from onnxdecomp.searching.probe import Losses
+from onnxdecomp.searching.candidates import find_candidates
+from onnxdecomp.searching.costs import counted
+from onnxdecomp.searching.figures import Figures
 from onnxdecomp.searching.weighing import _totals
 
 # Two sites share a weight; one has groups; one is a matrix; one cannot be decomposed.
@@ -60,7 +61,7 @@ POLICY = Policy(align=4, min_channels=8, linear=True)
 @pytest.fixture(scope="module")
 def surveyed() -> tuple[Survey, list[Unit]]:
     found = survey(as_model(net()), input_shapes={}, freeze=False, fold_bn=True, linear=True)
-    return found, find_units(found, POLICY)
+    return found, find_candidates(found, POLICY)
 
 
 def weighed(surveyed: tuple[Survey, list[Unit]], seed: int, *, times: bool) -> Weighed:
@@ -72,14 +73,14 @@ def weighed(surveyed: tuple[Survey, list[Unit]], seed: int, *, times: bool) -> W
         picks = rng.choice(len(unit.choices), min(4, len(unit.choices)), replace=False)
         units.append(dataclasses.replace(unit, choices=tuple(unit.choices[i] for i in sorted(picks))))
 
-    def table(low: float, high: float) -> list[Priced]:
+    def table(low: float, high: float) -> list[Figures]:
         return [
-            Priced(kept=float(rng.uniform(0.8, 1)), choices=tuple(rng.uniform(low, high, len(unit.choices))))
+            Figures(kept=float(rng.uniform(0.8, 1)), choices=tuple(rng.uniform(low, high, len(unit.choices))))
             for unit in units
         ]
 
     losses = [
-        Losses(choices=tuple(np.where(rng.random(number) < 0.1, math.inf, rng.uniform(0, 0.2, number))))
+        Figures(choices=tuple(np.where(rng.random(number) < 0.1, math.inf, rng.uniform(0, 0.2, number))))
         for number in (len(unit.choices) for unit in units)
     ]
     return Weighed(
@@ -192,19 +193,15 @@ def test_uniform_ranks_are_no_better_than_the_front(surveyed: tuple[Survey, list
         assert point is None or math.sqrt(front.losses[point]) <= error + 1e-12
 
 
-def outcome(solution: Solution, point: int) -> Outcome:
+def contender(solution: Solution, point: int) -> Contender:
     plan = solution.plan(point)
-    best = Contender(plan=plan, predicted=solution.weighed.error(plan))
-    return Outcome(
-        best=best, met=True, tried=(best,), solution=solution, original_seconds=None, stopped=False,
-        study=None, notes=(),
-    )  # fmt: skip
+    return Contender(plan=plan, predicted=solution.weighed.error(plan))
 
 
 def test_what_a_little_more_loss_would_buy(surveyed: tuple[Survey, list[Unit]]) -> None:
     solution = weighed(surveyed, 2, times=False).solve()
     for point in (0, len(solution.front.costs) // 2, len(solution.front.costs) - 1):
-        bought = further(outcome(solution, point))
+        bought = further(solution, contender(solution, point))
         assert bought is not None
         now, then = bought
         assert now * solution.kept_cost == pytest.approx(solution.front.costs[point])
@@ -221,13 +218,18 @@ def test_a_report_of_sites_that_cannot_be_timed_is_json(surveyed: tuple[Survey, 
     from onnxdecomp.cli.console import to_json
 
     known = weighed(surveyed, 3, times=True)
-    blind = Priced(kept=0.0, choices=(math.inf,) * len(known.units[0].choices))
+    blind = Figures(kept=0.0, choices=(math.inf,) * len(known.units[0].choices))
     assert known.seconds is not None
     seconds = (blind, *known.seconds[1:])
     known = dataclasses.replace(known, costs=seconds, seconds=seconds)
     assert known.options(0) == [None]
     solution = known.solve()
-    document = search_report(outcome(solution, 0), Goal("speedup", 2.0), "seconds")
+    best = contender(solution, 0)
+    document = SearchResult(
+        goal=Goal("speedup", 2.0), timed=True, baseline=Baseline(path=Path("in.onnx")), best=best, met=True,
+        tried=(best,), solution=solution, original_seconds=None, stopped=False, study=None, notes=(),
+        environment={},
+    ).to_dict()  # fmt: skip
     to_json(document)
     assert document["sites"][0]["taken"]["choice"] == "kept"
 

@@ -13,8 +13,8 @@ from conftest import save, small_model
 import onnxdecomp
 from onnxdecomp.errors import UsageError
 from onnxdecomp.runtime import Engine
-from onnxdecomp.timing import Kernel, Layer, align, layers_report, profile
-from onnxdecomp.timing.layers import CONVERSIONS
+from onnxdecomp.timing import Kernel, LayerTable, open_subjects, profile
+from onnxdecomp.timing.layers import CONVERSIONS, Layer, align
 
 # Every fusion that matters: activation, residual Add, BatchNormalization; a pool between blocked Convs.
 BLOCK = """
@@ -41,7 +41,7 @@ def block(folder: Path, text: str = BLOCK) -> Path:
 
 
 def layers_of(*paths: Path, runs: int = 2) -> list[Layer]:
-    return align(profile(paths, Engine(), [FEEDS] * len(paths), runs))
+    return align(profile(open_subjects(paths), Engine(), [FEEDS] * len(paths), runs))
 
 
 def kernels(layer: Layer, model: int) -> list[str]:
@@ -104,16 +104,16 @@ branches (float[1,32,16,16] x, bool[1] c) => (float[1,32,16,16] y) {
 def test_the_time_of_a_branch_is_counted_once(tmp_path: Path) -> None:
     source = save(nets.model(IF, w1=nets.weight(32, 32, 3, 3)), tmp_path / "in.onnx")
     feeds = FEEDS | {"c": np.ones(1, bool)}
-    (found,) = profile([source], Engine(), [feeds], 2)
+    (found,) = profile(open_subjects([source]), Engine(), [feeds], 2)
     assert [kernel.op for kernel in found.kernels] == ["If"]
     assert found.seconds <= found.session
 
 
 def test_layers_sum_to_the_session(tmp_path: Path) -> None:
     """Never more than the session, which holds them; how much less is the machine's affair."""
-    (found,) = profile([block(tmp_path)], Engine(), [FEEDS], 5)
+    (found,) = profile(open_subjects([block(tmp_path)]), Engine(), [FEEDS], 5)
     assert 0 < sum(layer.seconds(0) for layer in align([found])) <= 1.5 * found.session
-    report = layers_report(["in"], [found], align([found]))
+    report = LayerTable.of(["in"], [found]).to_dict()
     assert report["models"][0]["layers_ms"] == pytest.approx(
         sum(layer["models"][0]["ms"] for layer in report["layers"])
     )
@@ -133,7 +133,7 @@ def test_a_layer_is_slower_beyond_noise_and_the_clock(before: float, after: floa
 
 def test_a_gpu_profile_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not how long they ran"):
-        profile([block(tmp_path)], Engine(provider="CUDAExecutionProvider"), [FEEDS])
+        profile(open_subjects([block(tmp_path)]), Engine(provider="CUDAExecutionProvider"), [FEEDS])
 
 
 def test_external_data_are_found_from_the_copy_with_names(tmp_path: Path) -> None:
@@ -143,5 +143,5 @@ def test_external_data_are_found_from_the_copy_with_names(tmp_path: Path) -> Non
     for node in model.graph.node:
         node.name = ""
     path = save_external(model, tmp_path / "in.onnx")
-    (found,) = profile([path], Engine(), [{"x": nets.signal(1, 16, 8, 8)}], 2)
+    (found,) = profile(open_subjects([path]), Engine(), [{"x": nets.signal(1, 16, 8, 8)}], 2)
     assert "Conv+Relu" in [kernel.op for kernel in found.kernels]

@@ -1,4 +1,4 @@
-"""A search as JSON values, and why every site got what it got."""
+"""Why every site got what it got, and what else there was."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxdecomp.planning import Choice, label
-from onnxdecomp.runtime import environment
 from onnxdecomp.searching.contender import Contender
-from onnxdecomp.searching.goal import Goal
-from onnxdecomp.searching.outcome import Outcome
 from onnxdecomp.searching.weighed import Solution, Weighed
 
 _FRONT_POINTS = 200
@@ -51,6 +48,16 @@ class Reason:
     better: Point | None
     kept: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """As in JSON reports."""
+        return {
+            "name": self.name,
+            "kept_cost": self.kept,
+            "taken": self.taken.to_dict(),
+            "cheaper": self.cheaper.to_dict() if self.cheaper else None,
+            "better": self.better.to_dict() if self.better else None,
+        }
+
 
 def reasons(solution: Solution, contender: Contender) -> list[Reason]:
     """One for every unit, in graph order."""
@@ -88,13 +95,12 @@ def _own_front(weighed: Weighed, number: int) -> list[Point]:
     return kept
 
 
-def further(outcome: Outcome, error: float = 0.01) -> tuple[float, float] | None:
+def further(solution: Solution, best: Contender, error: float = 0.01) -> tuple[float, float] | None:
     """What a further `error` of the outputs would buy by prediction: shares of the units' cost, now and then.
 
-    None where nothing was tried, or costs nothing.
+    None where nothing costs anything.
     """
-    best, solution = outcome.best, outcome.solution
-    if best is None or solution.kept_cost <= 0:
+    if solution.kept_cost <= 0:
         return None
     now, then = solution.weighed.cost(best.plan), solution.front.within_loss((best.predicted + error) ** 2)
     if then is None:
@@ -119,8 +125,7 @@ def _nearest(weighed: Weighed, number: int, share: float) -> int | None:
     widths = unit.sites[0].group_channels
 
     def distance(index: int) -> float:
-        pairs = zip((unit.choices[index].ranks.input, unit.choices[index].ranks.output), widths, strict=True)
-        return sum(abs((1.0 if rank is None else rank / width) - share) for rank, width in pairs)
+        return sum(abs(left - share) for left in unit.choices[index].ranks.shares(widths))
 
     pairs = zip(weighed.costs[number].choices, weighed.losses[number].choices, strict=True)
     own = [index for index, (cost, loss) in enumerate(pairs) if math.isfinite(cost + loss)]
@@ -132,47 +137,3 @@ def front_points(solution: Solution, count: int = _FRONT_POINTS) -> list[tuple[f
     front = solution.front
     picks = np.unique(np.linspace(0, len(front.costs) - 1, min(count, len(front.costs))).astype(int))
     return [(float(front.costs[i]), math.sqrt(float(front.losses[i]))) for i in picks]
-
-
-def contender_dict(contender: Contender) -> dict[str, Any]:
-    """What is known of a contender."""
-    return {
-        "sites": len(contender.plan.sites),
-        "predicted_error": contender.predicted,
-        "speedup": contender.speedup.to_dict() if contender.speedup else None,
-        "shares": dict(contender.shares),
-        "error": contender.error,
-        "quality": contender.quality.to_dict() if contender.quality else None,
-        "fitted": contender.result is not None,
-    }
-
-
-def search_report(outcome: Outcome, goal: Goal, measure: str) -> dict[str, Any]:
-    """The whole; `measure` is what costs are in: "seconds", "macs", "params" or "bytes"."""
-    best = outcome.best
-    return {
-        "environment": environment(),
-        "goal": {"kind": goal.kind, "value": goal.value},
-        "met": outcome.met,
-        "complete": not outcome.stopped,
-        "original_ms": 1e3 * outcome.original_seconds if outcome.original_seconds else None,
-        "best": contender_dict(best) if best else None,
-        "plan": best.plan.to_dict() if best else None,
-        "tried": [contender_dict(each) for each in outcome.tried],
-        "cost_measure": measure,
-        "kept_cost": outcome.solution.kept_cost,
-        "front": [{"cost": cost, "predicted_error": e} for cost, e in front_points(outcome.solution)],
-        "uniform": [{"cost": cost, "predicted_error": e} for cost, e in uniform(outcome.solution.weighed)],
-        "sites": [
-            {
-                "name": each.name,
-                "kept_cost": each.kept,
-                "taken": each.taken.to_dict(),
-                "cheaper": each.cheaper.to_dict() if each.cheaper else None,
-                "better": each.better.to_dict() if each.better else None,
-            }
-            for each in (reasons(outcome.solution, best) if best else [])
-        ],
-        "study": {"name": outcome.study.name, "trials": outcome.study.trials} if outcome.study else None,
-        "notes": list(outcome.notes),
-    }

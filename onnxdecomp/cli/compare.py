@@ -1,0 +1,37 @@
+"""`onnxdecomp compare`: how far apart two models are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import onnxdecomp
+from onnxdecomp import ir, show
+from onnxdecomp.cli.console import output_console
+from onnxdecomp.cli.options import Debug, InputShape, JsonFile
+from onnxdecomp.cli.parsing import parse_input_shapes
+from onnxdecomp.cli.reading import reads
+from onnxdecomp.cli.samples import SampleOptions, read_drawn
+from onnxdecomp.cli.targets import Targets
+
+
+@reads(samples=read_drawn)
+def compare(
+    samples: SampleOptions,
+    a: Annotated[Path, typer.Argument(help="The reference model.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="The model to judge.", show_default=False)],
+    input_shape: InputShape = [],  # noqa: B006  (typer copies it)
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Say how far apart the outputs of two models are."""
+    reference = ir.load(a)
+    drawn = samples.draw(reference)
+    judged = ir.load(b)
+    keep = reference.files() | judged.files() | (drawn.sources() if drawn else set())
+    targets = Targets(keep, json_file)
+    found = onnxdecomp.compare(reference, judged, drawn, input_shapes=parse_input_shapes(input_shape))
+    targets.json(json_file, found.to_dict)
+    output_console().print(show.comparison_view(found))

@@ -1,0 +1,191 @@
+"""`onnxdecomp rewrite`: the main job."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import onnxdecomp
+from onnxdecomp import comparing, ir, rewriting, show
+from onnxdecomp.cli.console import output_console, progress_bar
+from onnxdecomp.cli.options import (
+    OUTPUT,
+    RANKS,
+    WHERE,
+    Debug,
+    Freeze,
+    InputShape,
+    JsonFile,
+    ModelFile,
+    PlanFile,
+    option,
+)
+from onnxdecomp.cli.parsing import parse_input_shapes
+from onnxdecomp.cli.reading import read_policy, reads
+from onnxdecomp.cli.samples import SampleOptions, read_dealt
+from onnxdecomp.cli.targets import Targets
+from onnxdecomp.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxdecomp.comparing import Baseline
+    from onnxdecomp.ir import InputShapes, Model
+    from onnxdecomp.planning import Plan, Policy
+    from onnxdecomp.rewriting import Result
+    from onnxdecomp.sampling import SampleSets
+
+UNVERIFIED = (
+    "\naccuracy is unverified: --data PATH (a folder of images, an .npz or the like) fits the factors "
+    "to samples and measures it"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankOptions:
+    """What is said of ranks: by a rule or by the file of a plan, for which sites, and what may be chosen."""
+
+    rank: str | None
+    plan: Path | None
+    only: str | None
+    skip: str | None
+    policy: Policy
+
+    def load_plan(self) -> Plan | None:
+        """The plan, None without `--plan`.
+
+        Raises:
+            UsageError: it cannot be read; or a rank, plan or regular expression cannot be obeyed.
+        """
+        plan = onnxdecomp.Plan.load(self.plan) if self.plan is not None else None
+        rewriting.Request.parse(self.rank, plan, self.policy, self.only, self.skip)
+        return plan
+
+
+@reads(policy=read_policy)
+def read_ranks(
+    rank: Annotated[
+        str | None,
+        option(
+            RANKS, help="0.25, in=0.25,out=0.5, 32, in=16,out=32, energy=0.9, vbmf, params=0.5 or macs=0.5."
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None, option(RANKS, metavar="FILE", help="Ranks from a plan, instead of --rank.")
+    ] = None,
+    only: Annotated[str | None, option(RANKS, metavar="REGEX", help="Only sites whose name matches.")] = None,
+    skip: Annotated[str | None, option(RANKS, metavar="REGEX", help="Keep sites whose name matches.")] = None,
+    *,
+    policy: Policy,
+) -> RankOptions:
+    """Which ranks, and where."""
+    return RankOptions(rank=rank, plan=plan, only=only, skip=skip, policy=policy)
+
+
+@reads(ranks=read_ranks, samples=read_dealt)
+def rewrite(
+    ranks: RankOptions,
+    samples: SampleOptions,
+    model: ModelFile,
+    output: Annotated[
+        Path | None, typer.Argument(help="Where to write the new model.", show_default=False)
+    ] = None,
+    fold_bn: Annotated[
+        bool,
+        option(
+            RANKS, "--fold-bn/--no-fold-bn", help="Fold BatchNormalization into its Conv before factoring."
+        ),
+    ] = True,
+    input_shape: InputShape = [],  # noqa: B006  (typer copies it)
+    freeze_weights: Freeze = False,
+    jobs: Annotated[int, option(WHERE, help="Weights factored at a time; -1 is one per core.")] = -1,
+    run_check: Annotated[
+        bool,
+        option(OUTPUT, "--check/--no-check", help="Run both models and compare before anything is written."),
+    ] = True,
+    dry_run: Annotated[
+        bool, option(OUTPUT, "--dry-run", help="Show what would be done; write no model.")
+    ] = False,
+    save_plan: PlanFile = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Replace Convs by chains of smaller ones."""
+    if output is None and not dry_run:
+        raise UsageError("name the output file: onnxdecomp rewrite IN OUT --rank 0.25 (or give --dry-run)")
+    shapes = parse_input_shapes(input_shape)
+    source = ir.load(model)
+    sets = samples.deal(source)
+    keep = source.files() | ({ranks.plan.resolve()} if ranks.plan is not None else set())
+    keep |= sets.sources() if sets is not None else set()
+    targets = Targets(keep, save_plan, json_file, model=output)
+    plan = ranks.load_plan()  # a mistyped command is found before the original is run
+    with progress_bar() as progress:
+        unchecked = "--dry-run" if dry_run else None if run_check else "--no-check"
+        progress("running the original", 0, 1)
+        standard = _baseline(source, shapes, sets, unchecked)
+        result = onnxdecomp.rewrite(
+            source,
+            ranks.rank,
+            plan=plan,
+            policy=ranks.policy,
+            only=ranks.only,
+            skip=ranks.skip,
+            fold_bn=fold_bn,
+            freeze_weights=freeze_weights,
+            input_shapes=shapes,
+            data=sets.fitted if sets is not None else None,
+            scratch=output.parent if output is not None else None,
+            jobs=jobs,
+            progress=progress,
+        )
+    output_console().print(show.result_view(result))
+    _deliver(result, standard, sets, targets, None if dry_run else output, save_plan, json_file)
+
+
+def _baseline(source: Model, shapes: InputShapes, sets: SampleSets | None, unchecked: str | None) -> Baseline:
+    """What the original does, or why that was not found out."""
+    if unchecked is not None:
+        return comparing.Baseline(path=source.path or Path(), reason=unchecked)
+    return comparing.baseline(source, shapes, keep=sets is not None)
+
+
+def _deliver(
+    result: Result,
+    standard: Baseline,
+    sets: SampleSets | None,
+    targets: Targets,
+    output: Path | None,
+    save_plan: Path | None,
+    json_file: Path | None,
+) -> None:
+    """Check the new model, measure it, and write it with its documents; or, for a dry run, these alone."""
+    console = output_console()
+    if output is None:
+        outcome = comparing.Check(status="not checked", reason="--dry-run")
+        result = dataclasses.replace(result, check=outcome)
+        targets.text(save_plan, result.plan.to_json)
+        targets.json(json_file, result.to_dict)
+        console.print("\ndry run: no model was written")
+        return
+    with result.staged(output, targets.keep) as candidate:
+        outcome = onnxdecomp.check(standard, candidate)
+        quality = (
+            onnxdecomp.measure_quality(
+                standard, candidate, sets.held_out, fitted=len(sets.fitted), labels=sets.labels
+            )
+            if sets is not None
+            else None
+        )
+        result = dataclasses.replace(result, check=outcome, quality=quality)
+        targets.text(save_plan, result.plan.to_json)
+        targets.json(json_file, result.to_dict)
+    if quality is None:
+        console.print(show.check_view(outcome), soft_wrap=True)
+        console.print(UNVERIFIED, soft_wrap=True)
+    else:
+        console.print(show.check_line(outcome), soft_wrap=True)
+        console.print(show.quality_view(quality), soft_wrap=True)
+    console.print(f"\nwrote {output}", soft_wrap=True)

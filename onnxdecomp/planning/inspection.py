@@ -1,0 +1,81 @@
+"""What can be decomposed in a model, what it costs, and what its spectra say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnxdecomp.ir import InputShapes, Site, Source, as_model, survey_with_weights
+from onnxdecomp.planning.policy import Policy, fitting_methods
+from onnxdecomp.progress import Progress, silent, tracked
+
+if TYPE_CHECKING:
+    from onnxdecomp.planning.spectra import SiteSpectra
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Inspection:
+    """What is there, and what can be done with it.
+
+    Attributes:
+        sites: every Conv, in graph order, and products with constant matrices where they were asked for.
+        policy: what may be chosen.
+        notes: one line for each thing that could not be found out.
+        spectra: of the sites that can be decomposed; empty where they were not asked for.
+    """
+
+    sites: tuple[Site, ...]
+    policy: Policy
+    notes: tuple[str, ...]
+    spectra: tuple[SiteSpectra, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON report."""
+        by_name = {each.site.name: each.to_dict() for each in self.spectra}
+        entries = [site.to_dict(fitting_methods(site, self.policy)) for site in self.sites]
+        for entry in entries if self.spectra else ():
+            entry["spectrum"] = by_name.get(entry["name"])
+        return {"sites": entries, "notes": list(self.notes)}
+
+
+def inspect(
+    model: Source,
+    *,
+    policy: Policy | None = None,
+    input_shapes: InputShapes | None = None,
+    freeze_weights: bool = False,
+    spectrum: bool = False,
+    progress: Progress = silent,
+) -> Inspection:
+    """Every Conv of a model, its cost, and how it can be decomposed or why not.
+
+    Args:
+        model: a path, or a model that holds all its data.
+        policy: which decompositions may be chosen, and whether Gemm and MatMul are listed too.
+        input_shapes: shapes for inputs with unknown dimensions; an unknown batch counts as 1.
+        freeze_weights: treat weights that callers may override as constant.
+        spectrum: find the energy kept per mode, and what each rank rule would choose.
+        progress: told of every spectrum that is read.
+
+    Raises:
+        ModelError: the file is no whole ONNX model.
+        UsageError: `input_shapes` does not fit the model's inputs.
+    """
+    policy = policy or Policy()
+    source, shapes = as_model(model), input_shapes or {}
+    found = survey_with_weights(
+        source, input_shapes=shapes, freeze=freeze_weights, linear=policy.wants_linear
+    )
+    spectra: tuple[SiteSpectra, ...] = ()
+    if spectrum:
+        # Most inspections need no spectra, and with them TensorLy would be loaded.
+        from onnxdecomp.planning.spectra import find_spectra
+
+        anchors = tracked(found.anchors, "reading spectra", progress)
+        spectra = tuple(find_spectra(anchors, policy, source.folder))
+    return Inspection(
+        sites=tuple(anchor.site for anchor in found.anchors),
+        policy=policy,
+        notes=found.notes,
+        spectra=spectra,
+    )

@@ -1,0 +1,96 @@
+"""Contenders made: planned, put together, timed beside the original, fitted and measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from onnxdecomp.comparing import measure_quality
+from onnxdecomp.ir import save
+from onnxdecomp.planning import Plan
+from onnxdecomp.progress import TRIED
+from onnxdecomp.rewriting import Request, Result, carry_out
+from onnxdecomp.sampling import Samples
+from onnxdecomp.searching.contender import Contender
+from onnxdecomp.searching.task import Task
+from onnxdecomp.searching.weighed import Weighed
+from onnxdecomp.timing import Budget, Contestant, medians, race, setting_engine, speedup
+
+_TIMING = Budget(duration=1.5)
+# An interval wider than this share of the speed-up says that something disturbed the timing.
+_VAGUE = 0.04
+
+
+class Workshop:
+    """Makes contenders, and keeps all that were tried.
+
+    Attributes:
+        tried: what is known of every contender, in order.
+        original_seconds: the original's median time; None where nothing was timed.
+    """
+
+    def __init__(self, task: Task, weighed: Weighed, folder: Path) -> None:
+        """
+        Args:
+            task: what is searched for.
+            weighed: what its choices cost and lose.
+            folder: for models that are timed or measured.
+        """
+        self._task, self._weighed, self._folder = task, weighed, folder
+        self._engine = setting_engine(task.setting)
+        self._contestant = Contestant(path=task.path, feeds=task.feeds)
+        self.tried: list[Contender] = []
+        self.original_seconds: float | None = None
+
+    def time_original(self, budget: Budget) -> float:
+        """The original's median time, seconds."""
+        return medians(race([self._contestant], self._engine, budget)[0])
+
+    def drafted(self, plan: Plan) -> Contender:
+        """A plan, and what is known before there is a model of it."""
+        found = Contender(plan=plan, predicted=self._weighed.error(plan), shares=self._weighed.shares(plan))
+        self.tried.append(found)
+        return found
+
+    def sized(self, contender: Contender) -> Contender:
+        """The contender with the size of its file, by plain factors."""
+        return self._now(contender, contender.sized(self._rewritten(contender.plan, None)))
+
+    def timed(self, contender: Contender) -> Contender:
+        """The contender timed beside the original; by plain factors before it is fitted: that is the same."""
+        result = contender.result or self._rewritten(contender.plan, None)
+        out = self._folder / "timed.onnx"
+        save(result.rewritten, out)
+        pair = [self._contestant, replace(self._contestant, path=out)]
+        first, second = race(pair, self._engine, _TIMING)
+        found = speedup(first, second)
+        if found.width > _VAGUE:
+            first, second = race(pair, self._engine, _TIMING)
+            found = min(found, speedup(first, second), key=lambda each: each.width)
+        self.original_seconds = medians(first)
+        return self._now(contender, replace(contender.sized(result), speedup=found))
+
+    def fitted(self, contender: Contender) -> Contender:
+        """The contender with its factors fitted in sequence, and its loss measured."""
+        sets = self._task.samples
+        result = self._rewritten(contender.plan, sets.fitted if sets is not None else None)
+        found = replace(contender.sized(result), result=result)
+        if sets is not None:
+            out = self._folder / "fitted.onnx"
+            save(result.rewritten, out)
+            quality = measure_quality(
+                self._task.baseline, out, sets.held_out, fitted=len(sets.fitted), labels=sets.labels
+            )
+            found = replace(found, quality=quality)
+        return self._now(contender, found)
+
+    def _rewritten(self, plan: Plan, data: Samples | None) -> Result:
+        task = self._task
+        request = Request(plan=plan, policy=task.policy)
+        return carry_out(request, task.found, data=data, scratch=task.scratch, progress=task.progress)
+
+    def _now(self, before: Contender, contender: Contender) -> Contender:
+        """More is known of a contender."""
+        self.tried[self.tried.index(before)] = contender
+        self._task.progress(f"{TRIED}{contender.line()}", 1, 1)
+        return contender

@@ -1,0 +1,26 @@
+"""How tables name a site."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from onnxdecomp.show.text import UNKNOWN
+
+if TYPE_CHECKING:
+    from onnxdecomp.ir import Site
+
+
+def site_columns(table: Table, *names: str) -> None:
+    """Add the columns of a table of sites: the name, then these."""
+    table.add_column("site", overflow="fold", ratio=3)
+    for name in names:
+        table.add_column(name, overflow="fold")
+
+
+def geometry(site: Site) -> tuple[str, str]:
+    """Kernel and channels in words."""
+    kernel = "×".join(map(str, site.kernel)) or (UNKNOWN if site.op == "Conv" else site.op)
+    channels = f"{site.channels[0]}→{site.channels[1]}" if site.channels else UNKNOWN
+    return kernel, channels + (f" /{site.groups}" if site.groups not in (1, None) else "")

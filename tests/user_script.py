@@ -1,0 +1,60 @@
+"""A user's script: every public function, typed; `make lint` checks the types, a test runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+import onnxdecomp
+
+
+def main(folder: Path) -> list[str]:
+    """Do all that can be done with the model `in.onnx` in a folder; returns what was told on the way."""
+    told: list[str] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        told.append(f"{stage}: {done} of {total}")
+
+    source = folder / "in.onnx"
+    proto = onnx.load(source)
+    sites: list[onnxdecomp.Site] = onnxdecomp.find_sites(source)
+    inspection: onnxdecomp.Inspection = onnxdecomp.inspect(proto, spectrum=True, progress=progress)
+    assert [site.name for site in sites] == [site.name for site in inspection.sites]
+
+    images: NDArray[np.float32] = np.random.default_rng(0).standard_normal((40, 16, 8, 8), np.float32)
+    np.savez(folder / "samples.npz", x=images, classes=np.zeros(40, np.int64))
+    samples: onnxdecomp.Samples = onnxdecomp.open_samples(folder / "samples.npz", proto)
+    sets = onnxdecomp.SampleSets.draw(samples, count=24)
+    labels: NDArray[np.int64] = onnxdecomp.read_labels("classes", sets.held_out)
+    assert len(labels) == len(sets.held_out)
+
+    policy = onnxdecomp.Policy(min_channels=8, align=4, allow_slower=True)
+    result: onnxdecomp.Result = onnxdecomp.rewrite(
+        source, "in=0.5,out=0.5", policy=policy, data=sets.fitted, progress=progress
+    )
+    result.save(folder / "out.onnx")
+    verdict: onnxdecomp.Check = onnxdecomp.check(source, folder / "out.onnx")
+    quality: onnxdecomp.Quality = onnxdecomp.measure_quality(source, result.rewritten, sets.held_out)
+    comparison: onnxdecomp.Comparison = onnxdecomp.compare(source, folder / "out.onnx", samples)
+    errors: list[float | None] = [output.relative_l2 for output in comparison]
+    assert verdict.status == "passed" and len(errors) == len(quality.outputs)
+
+    found: onnxdecomp.SearchResult = onnxdecomp.search(
+        source, onnxdecomp.Goal("macs", 0.6), samples=sets, policy=policy, cost="macs", progress=progress
+    )
+    found.save(folder / "searched.onnx", best_effort=True)
+    plan: onnxdecomp.Plan | None = found.plan
+    assert plan is not None
+    again = onnxdecomp.rewrite(source, plan=plan)
+    assert {type(each) for each in again.plan.sites.values()} == {onnxdecomp.Choice}
+
+    budget = onnxdecomp.Budget(runs=4)
+    places: list[onnxdecomp.Setting] = onnxdecomp.settings(threads=[1])
+    timed: onnxdecomp.BenchResult = onnxdecomp.bench(
+        [source, folder / "out.onnx"], settings=places, budget=budget, progress=progress
+    )
+    assert len(timed.cells) == 1
+    return told
