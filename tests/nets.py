@@ -64,6 +64,18 @@ def structured(count: int, channels: int, *sizes: int, seed: int, dtype: Any = n
 # -------------------
 
 
+def branching() -> ModelProto:
+    """A Conv, and one behind it in a branch of an If: inputs x (N, 16, 6, 6) and flag."""
+    text = """m (float[N,16,6,6] x, bool flag) => (float[N,16,6,6] y) {
+      [outer] h = Conv <pads=[1,1,1,1]> (x, v)
+      y = If (flag) <
+        then_branch = yes () => (float[N,16,6,6] p) { [inner] p = Conv <pads=[1,1,1,1]> (h, w) },
+        else_branch = no () => (float[N,16,6,6] q) { q = Relu (h) }
+      >
+    }"""
+    return model(text, w=weight(16, 16, 3, 3), v=weight(16, 16, 3, 3, seed=4))
+
+
 def inner_graph(proto: ModelProto, node: int, name: str) -> GraphProto:
     """The graph in the attribute `name` of the main graph's `node`-th node."""
     return next(each.g for each in proto.graph.node[node].attribute if each.name == name)

@@ -20,11 +20,10 @@ class Ranks:
 
     def shares(self, channels: tuple[int, int]) -> tuple[float, float]:
         """What is left of the channels (in, out) of a group, 1 on a side without a factor."""
-        left = (
-            1.0 if rank is None else rank / width
-            for rank, width in zip((self.input, self.output), channels, strict=True)
-        )
-        return next(left), next(left)
+        c_in, c_out = channels
+        left_in = 1.0 if self.input is None else self.input / c_in
+        left_out = 1.0 if self.output is None else self.output / c_out
+        return left_in, left_out
 
     def to_dict(self) -> dict[str, Any]:
         """As in plans and JSON reports."""

@@ -385,14 +385,7 @@ def test_a_cache_that_cannot_be_kept_is_no_traceback(
 
 def test_what_is_said_of_a_site_is_said_again(tmp_path: Path, cli: Cli) -> None:
     """The second search takes its losses from the cache."""
-    text = """m (float[N,16,6,6] x, bool flag) => (float[N,16,6,6] y) {
-      [outer] h = Conv <pads=[1,1,1,1]> (x, v)
-      y = If (flag) <
-        then_branch = yes () => (float[N,16,6,6] p) { [inner] p = Conv <pads=[1,1,1,1]> (h, w) },
-        else_branch = no () => (float[N,16,6,6] q) { q = Relu (h) }
-      >
-    }"""
-    proto = nets.model(text, w=nets.weight(16, 16, 3, 3), v=nets.weight(16, 16, 3, 3, seed=4))
+    proto = nets.branching()
     model = save(proto, tmp_path / "in.onnx")
     (tmp_path / "samples").mkdir()
     for i in range(4):

@@ -186,14 +186,7 @@ def test_sites_one_behind_the_other_may_share_a_weight(tmp_path: Path) -> None:
 
 
 def test_bodies_of_other_nodes_are_not_reached_and_it_is_said(tmp_path: Path) -> None:
-    text = """m (float[N,16,6,6] x, bool flag) => (float[N,16,6,6] y) {
-      [outer] h = Conv <pads=[1,1,1,1]> (x, v)
-      y = If (flag) <
-        then_branch = yes () => (float[N,16,6,6] p) { [inner] p = Conv <pads=[1,1,1,1]> (h, w) },
-        else_branch = no () => (float[N,16,6,6] q) { q = Relu (h) }
-      >
-    }"""
-    proto = nets.model(text, w=nets.weight(16, 16, 3, 3), v=nets.weight(16, 16, 3, 3, seed=4))
+    proto = nets.branching()
     feeds = [{"x": nets.signal(8, 16, 6, 6, seed=i), "flag": np.array(True)} for i in range(3)]
     found = probed(proto, open_samples(feeds, proto), tmp_path)
     notes = {name.rpartition("/")[2]: losses.note for name, (_, losses) in found.items()}
