@@ -16,6 +16,7 @@ import importlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,9 @@ def carry_out(path: Path, plan: Plan, kind: type[Calibration], samples: Samples,
     units, splicer = decided_units(found, decisions, Policy()), Splicer(found, None)
     with kind(model, samples, None, freeze=False) as calibration:
         outcomes = calibration.fit_all(units)
-        for unit, outcome in zip(tracked(units, "fitting", progress), outcomes, strict=True):
+        for unit, outcome in zip(
+            tracked(units, "fitting", progress, attrgetter("name")), outcomes, strict=True
+        ):
             assert isinstance(outcome, Factors), outcome
             splicer.install(unit.anchors, outcome.chain, outcome.biases)
     return splicer.finish()

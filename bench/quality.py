@@ -39,7 +39,7 @@ from onnxdecomp import Policy, Preprocessing, Result, Samples, open_samples
 from onnxdecomp.comparing import Tally
 from onnxdecomp.ir import load, save
 from onnxdecomp.planning import links
-from onnxdecomp.progress import Progress
+from onnxdecomp.progress import Progress, ProgressEvent
 from onnxdecomp.runtime import Engine, Feeds, onnxruntime, open_in_onnxruntime
 from onnxdecomp.sampling import BATCH, PRESETS
 from onnxdecomp.timing import WARMUP_RUNS, Budget, Contestant, medians, race, speedup
@@ -222,10 +222,10 @@ def tracker(label: str) -> Progress:
     """Says on standard error which Conv is at work."""
     start = time.perf_counter()
 
-    def tell(stage: str, done: int, total: int) -> None:
+    def tell(event: ProgressEvent) -> None:
         seconds = time.perf_counter() - start
-        line = f"{label}: {stage} Conv {done + 1} of {total}, {seconds:.0f} s "
-        print(line if done < total else "\x1b[2K", end="\r", file=sys.stderr, flush=True)
+        line = f"{label}: {event.stage} Conv {event.done + 1} of {event.total}, {seconds:.0f} s "
+        print(line if event.done < event.total else "\x1b[2K", end="\r", file=sys.stderr, flush=True)
 
     return tell
 

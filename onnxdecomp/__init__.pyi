@@ -23,6 +23,7 @@ from .planning import Inspection as Inspection
 from .planning import Plan as Plan
 from .planning import Policy as Policy
 from .planning import inspect as inspect
+from .progress import ProgressEvent as ProgressEvent
 from .rewriting import Result as Result
 from .rewriting import SiteReport as SiteReport
 from .rewriting import Totals as Totals

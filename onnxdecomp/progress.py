@@ -1,26 +1,47 @@
-"""Progress, as long work tells it: the stage, how much of it is done, and how much there is."""
+"""Progress, as long work tells it: the stage, how much of it is done, how much there is, and of what."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
 
-# Called with (stage, done, total). What it raises ends the work: a StoppedError where what is known by then
-# shall be kept, anything else to give it all up.
-Progress = Callable[[str, int, int], None]
-# How a search begins the stage of a model that it has tried; what follows is worth more than a moment's look.
-TRIED = "tried "
+# The stage of a model that a search has tried; what is told of it is worth more than a moment's look.
+TRIED = "tried"
 
 
-def silent(stage: str, done: int, total: int) -> None:
+@dataclass(frozen=True, slots=True)
+class ProgressEvent:
+    """What long work has just done.
+
+    Attributes:
+        stage: what is being done, in words: "fitting", "timing the choices".
+        done: how much of it; 0 as the stage begins.
+        total: how much there is.
+        item: what was done last, as the name of a site, or one line on a model that a search has tried; None
+            as the stage begins.
+    """
+
+    stage: str
+    done: int
+    total: int
+    item: str | None = None
+
+
+# What a listener raises ends the work: a StoppedError where what is known by then shall be kept, anything
+# else to give it all up.
+Progress = Callable[[ProgressEvent], None]
+
+
+def silent(event: ProgressEvent) -> None:
     """Tell nobody."""
 
 
-def tracked(items: Sequence[T], stage: str, progress: Progress) -> Iterator[T]:
-    """`items` one by one, and to `progress` how many of them are done."""
-    progress(stage, 0, len(items))
+def tracked(items: Sequence[T], stage: str, progress: Progress, name: Callable[[T], str]) -> Iterator[T]:
+    """`items` one by one, and to `progress` how many of them are done, and the name of the last."""
+    progress(ProgressEvent(stage, 0, len(items)))
     for done, item in enumerate(items, 1):
         yield item
-        progress(stage, done, len(items))
+        progress(ProgressEvent(stage, done, len(items), name(item)))

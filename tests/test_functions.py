@@ -145,8 +145,8 @@ class CancelledError(Exception):
 
 @pytest.mark.parametrize("error", [CancelledError, StoppedError])
 def test_progress_may_end_a_rewrite(error: type[BaseException], small: Path) -> None:
-    def enough(stage: str, done: int, total: int) -> None:
-        if done:
+    def enough(event: onnxdecomp.ProgressEvent) -> None:
+        if event.done:
             raise error
 
     with untouched(small.parent), pytest.raises(error):
@@ -158,9 +158,9 @@ def test_progress_that_stops_a_search_leaves_the_best_so_far(
 ) -> None:
     stages: list[str] = []
 
-    def enough(stage: str, done: int, total: int) -> None:
-        stages.append(stage)
-        if sum(each.startswith("tried ") for each in stages) == 1:
+    def enough(event: onnxdecomp.ProgressEvent) -> None:
+        stages.append(event.stage)
+        if stages.count("tried") == 1:
             raise StoppedError
 
     goal = onnxdecomp.Goal("max_error", 0.01)
@@ -169,8 +169,8 @@ def test_progress_that_stops_a_search_leaves_the_best_so_far(
     assert found.stopped and found.best is not None and found.best.result is not None
     stages.clear()
 
-    def fail(stage: str, done: int, total: int) -> None:
-        if stage == "fitting":
+    def fail(event: onnxdecomp.ProgressEvent) -> None:
+        if event.stage == "fitting":
             raise CancelledError
 
     with pytest.raises(CancelledError):

@@ -15,8 +15,8 @@ def main(folder: Path) -> list[str]:
     """Do all that can be done with the model `in.onnx` in a folder; returns what was told on the way."""
     told: list[str] = []
 
-    def progress(stage: str, done: int, total: int) -> None:
-        told.append(f"{stage}: {done} of {total}")
+    def progress(event: onnxdecomp.ProgressEvent) -> None:
+        told.append(f"{event.stage}: {event.done} of {event.total} {event.item}")
 
     source = folder / "in.onnx"
     proto = onnx.load(source)

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from onnxdecomp.errors import StoppedError
-from onnxdecomp.progress import TRIED, Progress, silent
+from onnxdecomp.progress import TRIED, Progress, ProgressEvent, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,15 +51,15 @@ def progress_bar() -> Iterator[Progress]:
         bar = bars.add_task("", total=None, visible=False)
         shown = ""
 
-        def tell(stage: str, done: int, total: int) -> None:
+        def tell(event: ProgressEvent) -> None:
             nonlocal shown
-            if stage.startswith(TRIED):
-                bars.console.print(stage, highlight=False)
-            elif stage != shown:
-                shown = stage
-                bars.reset(bar, description=stage, total=total, completed=done, visible=True)
+            if event.stage == TRIED:
+                bars.console.print(f"{TRIED} {event.item}", highlight=False, markup=False)
+            elif event.stage != shown:
+                shown = event.stage
+                bars.reset(bar, description=shown, total=event.total, completed=event.done, visible=True)
             else:
-                bars.update(bar, total=total, completed=done)
+                bars.update(bar, total=event.total, completed=event.done)
 
         yield tell
 

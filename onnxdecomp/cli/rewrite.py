@@ -29,6 +29,7 @@ from onnxdecomp.cli.reading import read_policy, reads
 from onnxdecomp.cli.samples import SampleOptions, read_dealt
 from onnxdecomp.cli.targets import Targets
 from onnxdecomp.errors import UsageError
+from onnxdecomp.progress import ProgressEvent
 
 if TYPE_CHECKING:
     from onnxdecomp.comparing import Baseline
@@ -124,7 +125,7 @@ def rewrite(
     plan = ranks.load_plan()  # a mistyped command is found before the original is run
     with progress_bar() as progress:
         unchecked = "--dry-run" if dry_run else None if run_check else "--no-check"
-        progress("running the original", 0, 1)
+        progress(ProgressEvent("running the original", 0, 1))
         standard = _baseline(source, shapes, sets, unchecked)
         result = onnxdecomp.rewrite(
             source,

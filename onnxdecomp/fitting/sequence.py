@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ class Calibration:
             progress: told of every unit that is done.
         """
         self._announce(units)
-        for unit in tracked(units, stage, progress):
+        for unit in tracked(units, stage, progress, attrgetter("name")):
             yield unit, self._prepare(unit)
             self._ahead -= {id(anchor.node) for anchor in unit.anchors}
             for anchor in unit.anchors:

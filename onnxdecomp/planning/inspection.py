@@ -71,7 +71,7 @@ def inspect(
         # Most inspections need no spectra, and with them TensorLy would be loaded.
         from onnxdecomp.planning.spectra import find_spectra
 
-        anchors = tracked(found.anchors, "reading spectra", progress)
+        anchors = tracked(found.anchors, "reading spectra", progress, lambda each: each.site.name)
         spectra = tuple(find_spectra(anchors, policy, source.folder))
     return Inspection(
         sites=tuple(anchor.site for anchor in found.anchors),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
 from onnxdecomp.errors import NothingSelectedError, UsageError
@@ -121,4 +122,4 @@ def _factored(
     else:
         outcomes = fit_all(units, found.model, data, scratch, freeze=found.freeze)
     what = "factoring" if data is None else "fitting"
-    yield from zip(tracked(units, what, progress), outcomes, strict=True)
+    yield from zip(tracked(units, what, progress, attrgetter("name")), outcomes, strict=True)

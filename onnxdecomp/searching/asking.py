@@ -10,7 +10,7 @@ from onnxdecomp.comparing import baseline
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import InputShapes, Model, Source, Survey, as_model, on_disk, survey
 from onnxdecomp.planning import Policy
-from onnxdecomp.progress import Progress, silent
+from onnxdecomp.progress import Progress, ProgressEvent, silent
 from onnxdecomp.runtime import Feeds
 from onnxdecomp.sampling import SampleSets
 from onnxdecomp.searching.goal import Goal
@@ -73,9 +73,9 @@ def search(
     policy = policy or Policy(align=ALIGN[cost])
     with on_disk(source) as path:
         original = dataclasses.replace(source, path=path)
-        progress("running the original", 0, 1)
+        progress(ProgressEvent("running the original", 0, 1))
         standard = baseline(original, shapes, keep=samples is not None)
-        progress("running the original", 1, 1)
+        progress(ProgressEvent("running the original", 1, 1))
         feeds = _feeds(original, where, shapes, samples)
         task = Task(
             found=_survey(original, feeds, policy, freeze_weights),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def measured(
     Units whose shapes are not known have infinite costs but for keeping them.
     """
     figures = []
-    for unit in tracked(units, "timing the choices", progress):
+    for unit in tracked(units, "timing the choices", progress, attrgetter("name")):
         total = np.zeros(1 + len(unit.choices))
         for anchor in unit.anchors:
             total += _site_times(found, anchor, unit.choices, engine, cache)

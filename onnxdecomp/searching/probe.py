@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ UNREACHED = "its error cannot be sent through the model: counted as if it reache
 def weight_losses(units: Sequence[Unit], folder: Path, progress: Progress) -> list[Figures]:
     """Without samples: the squared relative error of the weights stands for that of the outputs."""
     found = []
-    for unit in tracked(units, "reading spectra", progress):
+    for unit in tracked(units, "reading spectra", progress, attrgetter("name")):
         core = _weight_core(unit, folder)
         if isinstance(core, str):
             found.append(Figures(choices=(np.inf,) * len(unit.choices), note=core))

@@ -8,7 +8,7 @@ from pathlib import Path
 from onnxdecomp.comparing import measure_quality
 from onnxdecomp.ir import save
 from onnxdecomp.planning import Plan
-from onnxdecomp.progress import TRIED
+from onnxdecomp.progress import TRIED, ProgressEvent
 from onnxdecomp.rewriting import Request, Result, carry_out
 from onnxdecomp.sampling import Samples
 from onnxdecomp.searching.contender import Contender
@@ -92,5 +92,5 @@ class Workshop:
     def _now(self, before: Contender, contender: Contender) -> Contender:
         """More is known of a contender."""
         self.tried[self.tried.index(before)] = contender
-        self._task.progress(f"{TRIED}{contender.line()}", 1, 1)
+        self._task.progress(ProgressEvent(TRIED, 1, 1, contender.line()))
         return contender

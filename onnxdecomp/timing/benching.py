@@ -7,7 +7,7 @@ from contextlib import closing
 
 from onnxdecomp.errors import StoppedError, UsageError
 from onnxdecomp.ir import InputShapes
-from onnxdecomp.progress import Progress, silent
+from onnxdecomp.progress import Progress, ProgressEvent, silent
 from onnxdecomp.runtime import PROVIDERS, environment
 from onnxdecomp.sampling import Samples
 from onnxdecomp.timing.cells import Cell, measure_cell
@@ -80,11 +80,11 @@ def _measure(
     for i, setting in enumerate(wanted):
         batch = "" if setting.batch is None else f", batch {setting.batch}"
         stage = f"measuring {setting.provider.short}, threads {setting.threads}{batch}"
-        progress(stage, 100 * i, 100 * len(wanted))
+        progress(ProgressEvent(stage, 100 * i, 100 * len(wanted)))
         with closing(measure_cell(lineup, setting, budget)) as growing:
             for cell in growing:
                 cells[i:] = [cell]
-                progress(stage, 100 * i + round(100 * cell.done), 100 * len(wanted))
+                progress(ProgressEvent(stage, 100 * i + round(100 * cell.done), 100 * len(wanted)))
 
 
 def _profile(lineup: Lineup, setting: Setting, progress: Progress) -> LayerTable:

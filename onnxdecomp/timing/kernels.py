@@ -116,7 +116,7 @@ def profile(
         files = [named(each, scratch / f"{i}.onnx") for i, each in enumerate(subjects)]
         events: list[list[dict[str, Any]]] = [[] for _ in subjects]
         turns = [(turn, i) for turn in range(ROUNDS) for i in range(len(subjects))]
-        for turn, i in tracked(turns, "profiling the layers", progress):
+        for turn, i in tracked(turns, "profiling the layers", progress, lambda turn: subjects[turn[1]].name):
             events[i] += _events(files[i][0], engine, feeds[i], runs, scratch / f"{i}-{turn}")
         return [
             _profile(graph, found, scratch / f"{i}-0.onnx")

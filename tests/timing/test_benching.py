@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from conftest import Cli, save, small_model
 import onnxdecomp
 from onnxdecomp.errors import RunError, StoppedError, UsageError
 from onnxdecomp.ir import load
+from onnxdecomp.progress import Progress, ProgressEvent
 from onnxdecomp.runtime import PROVIDERS
 from onnxdecomp.sampling import open_samples
 from onnxdecomp.timing import Budget, Contestant, Launch, Setting, bench, cells, settings
@@ -97,10 +98,10 @@ def test_samples_shapes_and_budget_are_handed_on(tmp_path: Path, raced: Calls) -
 
 
 def test_progress_is_told_in_hundredths_and_then_in_sessions(small: Path, raced: Calls) -> None:
-    told: list[tuple[str, int, int]] = []
+    told: list[ProgressEvent] = []
     wanted = settings(threads=[1, 2], batches=[1])
-    bench([small], settings=wanted, per_layer=True, progress=lambda *each: told.append(each))
-    assert told == [
+    bench([small], settings=wanted, per_layer=True, progress=told.append)
+    assert [(each.stage, each.done, each.total) for each in told] == [
         ("measuring cpu, threads 1, batch 1", 0, 200),
         ("measuring cpu, threads 1, batch 1", 50, 200),
         ("measuring cpu, threads 1, batch 1", 100, 200),
@@ -111,9 +112,9 @@ def test_progress_is_told_in_hundredths_and_then_in_sessions(small: Path, raced:
     ]
 
 
-def stops_at(done: int, error: BaseException) -> Callable[[str, int, int], None]:
-    def progress(stage: str, at: int, total: int) -> None:
-        if at == done:
+def stops_at(done: int, error: BaseException) -> Progress:
+    def progress(event: ProgressEvent) -> None:
+        if event.done == done:
             raise error
 
     return progress
