@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,14 +26,16 @@ from onnxdecomp.searching import (
     Goal,
     Judge,
     Solution,
+    Start,
     Task,
     Trials,
     Weighed,
     feeds_shapes,
     find_modules,
     observe_sizes,
+    open_study,
     plan_of,
-    run_study,
+    run_trials,
     seed_of,
     space_of,
     taken_at,
@@ -117,7 +119,7 @@ class Chooser:
         self.policy = Policy(align=align or ALIGN[cost])
         self._subject, self._trials, self._folder = subject, trials, folder
         self._task = task_of(subject, kind, self.policy)
-        self.weighed, notes = weigh(self._task)
+        self.weighed, notes = weigh(self._task, None)
         print(*(f"{subject.name}: {note}" for note in notes), sep="\n", end="\n" if notes else "")
         self._menus = menus_of(self.weighed)
         self.total = self.weighed.totals["macs"]
@@ -213,16 +215,21 @@ class Chooser:
         seed = seed_of(modules, self.weighed, seeded)
         original = open_in_onnxruntime(self._subject.path)
         judge = Judge(self._bank, self.weighed, modules, original, self._folder)
-        result = run_study(
-            space_of(modules),
-            judge,
-            trials=self._trials,
-            budget=budget,
-            seeds=[seed],
-            storage=None,
-            name=None,
-            fingerprint=f"{self._subject.name} {budget}",
-        )
+
+        def plan_at(levels: Mapping[str, int]) -> Plan:
+            return plan_of(self.weighed.units, taken_at(modules, self.weighed, levels))
+
+        with open_study(Trials(number=self._trials), {}, None, front=False) as study:
+            study.begin(Start(plan=plan_of(self.weighed.units, seeded)))
+            result = run_trials(
+                study,
+                space_of(modules),
+                judge,
+                trials=self._trials,
+                budget=budget,
+                seeds=[seed],
+                plan_at=plan_at,
+            )
         if result.stopped is not None:
             raise result.stopped
         levels = result.best[0] if result.best is not None else seed
@@ -260,6 +267,7 @@ def task_of(subject: Subject, kind: str, policy: Policy) -> Task:
         samples=SampleSets(fitted=fitted, held_out=subject.images.tested),
         policy=policy,
         cost=COSTS[kind],
+        metric=None,
         trials=Trials(),
         deadline=None,
         progress=silent,

@@ -1,7 +1,9 @@
 from .comparing import Check as Check
 from .comparing import Comparison as Comparison
 from .comparing import Fidelity as Fidelity
+from .comparing import Metric as Metric
 from .comparing import Quality as Quality
+from .comparing import Score as Score
 from .comparing import check as check
 from .comparing import compare as compare
 from .comparing import measure_quality as measure_quality
@@ -28,6 +30,7 @@ from .rewriting import Result as Result
 from .rewriting import SiteReport as SiteReport
 from .rewriting import Totals as Totals
 from .rewriting import rewrite as rewrite
+from .runtime import Runner as Runner
 from .sampling import Preprocessing as Preprocessing
 from .sampling import Samples as Samples
 from .sampling import SampleSets as SampleSets
@@ -36,7 +39,9 @@ from .sampling import read_labels as read_labels
 from .searching import Contender as Contender
 from .searching import Goal as Goal
 from .searching import SearchResult as SearchResult
+from .searching import Trial as Trial
 from .searching import Trials as Trials
+from .searching import read_trials as read_trials
 from .searching import search as search
 from .timing import BenchResult as BenchResult
 from .timing import Budget as Budget

@@ -48,6 +48,23 @@ def main(folder: Path) -> list[str]:
     found.save(folder / "searched.onnx", best_effort=True)
     plan: onnxdecomp.Plan | None = found.plan
     assert plan is not None
+
+    def accuracy(model: onnxdecomp.Runner) -> float:
+        return float(np.mean([model.run({"x": image[None]})["y"] for image in images[:4]]))
+
+    kept = f"sqlite:///{folder / 'study.db'}"
+    judged = onnxdecomp.search(
+        source,
+        onnxdecomp.Goal("macs", 0.6),
+        samples=sets,
+        metric=onnxdecomp.Metric(accuracy, lower_is_better=True, name="mean"),
+        policy=policy,
+        cost="macs",
+        trials=onnxdecomp.Trials(number=2, storage=kept),
+    )
+    score: onnxdecomp.Score | None = judged.best.score if judged.best is not None else None
+    trials: tuple[onnxdecomp.Trial, ...] = onnxdecomp.read_trials(kept)
+    assert score is not None and len(trials) == 2
     again = onnxdecomp.rewrite(source, plan=plan)
     assert {type(each) for each in again.plan.sites.values()} == {onnxdecomp.Choice}
 

@@ -23,6 +23,7 @@ from onnxdecomp.cli.help import PanelCommand
 from onnxdecomp.cli.inspect import inspect
 from onnxdecomp.cli.rewrite import rewrite
 from onnxdecomp.cli.search import search
+from onnxdecomp.cli.trials import trials
 from onnxdecomp.errors import OnnxdecompError, StoppedError, printable
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make trained CNNs smaller and faster by tensor decomposition: ONNX in, ONNX out.",
 )
-for command in (inspect, rewrite, search, compare, bench):
+for command in (inspect, rewrite, search, trials, compare, bench):
     app.command(cls=PanelCommand)(command)
 
 

@@ -9,6 +9,7 @@ import onnxdecomp
 from onnxdecomp import ir, searching, show
 from onnxdecomp.cli.choices import Cost
 from onnxdecomp.cli.console import output_console, progress_bar
+from onnxdecomp.cli.metrics import read_metric
 from onnxdecomp.cli.options import (
     GOAL,
     RANKS,
@@ -31,6 +32,7 @@ from onnxdecomp.cli.samples import SampleOptions, read_dealt
 from onnxdecomp.cli.targets import Targets
 
 if TYPE_CHECKING:
+    from onnxdecomp.comparing import Metric
     from onnxdecomp.planning import Policy
     from onnxdecomp.searching import Goal, SearchResult, Trials
     from onnxdecomp.timing import Setting
@@ -66,11 +68,19 @@ def read_trials(
     return onnxdecomp.Trials(number=trials, storage=storage, study=study)
 
 
-@reads(goal=read_goal, samples=read_dealt, setting=read_setting, choices=read_choices, trials=read_trials)
+@reads(
+    goal=read_goal,
+    metric=read_metric,
+    samples=read_dealt,
+    setting=read_setting,
+    choices=read_choices,
+    trials=read_trials,
+)
 def search(
     model: ModelFile,
     output: OutputFile,
     goal: Goal,
+    metric: Metric | None,
     samples: SampleOptions,
     setting: Setting,
     choices: tuple[str, Policy],
@@ -93,6 +103,8 @@ def search(
     source = ir.load(model)
     sets = samples.deal(source)
     keep = source.files() | (sets.sources() if sets is not None else set())
+    file = searching.storage_file(trials.storage) if trials.storage is not None else None
+    keep |= {file.resolve()} if file is not None else set()
     targets = Targets(keep, save_plan, json_file, plot, model=output)
     if plot is not None:
         show.require_plot(plot)
@@ -102,6 +114,7 @@ def search(
             source,
             goal,
             samples=sets,
+            metric=metric,
             setting=setting,
             policy=policy,
             cost=cost,
@@ -129,7 +142,7 @@ def _deliver(
         targets.text(save_plan, result.plan.to_json)
     console = output_console()
     console.print(show.check_line(verdict), soft_wrap=True)
-    if found.best is None or found.best.quality is None:
+    if found.best is None or (found.best.quality is None and found.best.score is None):
         console.print("\naccuracy is unverified: losses are those of the weights; --data PATH measures them")
     if not found.timed:
         console.print("\nnothing was timed: no speed is promised (leave --cost macs out to measure)")

@@ -2,6 +2,9 @@ from .checking import Baseline as Baseline
 from .checking import Check as Check
 from .checking import baseline as baseline
 from .checking import check as check
+from .metric import Metric as Metric
+from .metric import Score as Score
+from .metric import as_metric as as_metric
 from .pairs import Comparison as Comparison
 from .pairs import compare as compare
 from .quality import Quality as Quality

@@ -19,10 +19,17 @@ Outputs = dict[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A loaded model. `run` maps input names to arrays, and output names to what came out."""
+    """A loaded model.
+
+    Attributes:
+        engine: what runs it.
+        run: from arrays by input name to arrays by output name.
+        path: the file that it was loaded from.
+    """
 
     engine: str
     run: Callable[[Feeds], Outputs]
+    path: Path
 
 
 def open_in_onnxruntime(path: Path, *, extended: bool = False) -> Runner:
@@ -44,7 +51,7 @@ def open_in_onnxruntime(path: Path, *, extended: bool = False) -> Runner:
         with run_errors(f"ONNX Runtime does not run {path.name}"):
             return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
-    return Runner(f"ONNX Runtime {onnxruntime().__version__}", run)
+    return Runner(f"ONNX Runtime {onnxruntime().__version__}", run, path)
 
 
 def open_in_reference(path: Path) -> Runner:
@@ -61,4 +68,4 @@ def open_in_reference(path: Path) -> Runner:
         with run_errors(f"the reference evaluator does not run {path.name}"), np.errstate(all="ignore"):
             return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
 
-    return Runner(f"ONNX reference evaluator {onnx.__version__}", run)
+    return Runner(f"ONNX reference evaluator {onnx.__version__}", run, path)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from onnxdecomp.comparing import baseline
+from onnxdecomp.comparing import Metric, as_metric, baseline
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import InputShapes, Model, Source, Survey, as_model, on_disk, survey
 from onnxdecomp.planning import Policy
 from onnxdecomp.progress import Progress, ProgressEvent, silent
-from onnxdecomp.runtime import Feeds
+from onnxdecomp.runtime import Feeds, Runner
 from onnxdecomp.sampling import SampleSets
+from onnxdecomp.searching.finding import find
 from onnxdecomp.searching.goal import Goal
-from onnxdecomp.searching.hunt import find
+from onnxdecomp.searching.joining import joined
 from onnxdecomp.searching.result import SearchResult
 from onnxdecomp.searching.sizes import feeds_shapes, observe_sizes
-from onnxdecomp.searching.storage import require_storage
 from onnxdecomp.searching.task import ALIGN, COSTS, Task, Trials
 from onnxdecomp.timing import Setting, Subject, settings, subject_feeds
 
@@ -27,6 +28,7 @@ def search(
     goal: Goal,
     *,
     samples: SampleSets | None = None,
+    metric: Metric | Callable[[Runner], float] | None = None,
     setting: Setting | None = None,
     policy: Policy | None = None,
     cost: str = "measured",
@@ -43,12 +45,16 @@ def search(
         model: a path, or a model that holds all its data; never changed.
         goal: what it is to become.
         samples: to fit to and to measure on; None for plain factors, whose losses are those of the weights.
+        metric: a figure of merit of your own, where the distance of outputs does not say how good a model is:
+            a function that is called with a loaded model, or a `Metric`. With it `max_drop` bounds how much
+            worse the figure becomes, and other goals take the model where it is best.
         setting: where it must be fast; None is one thread of the CPU.
         policy: which choices are weighed; None weighs multiples of 8 channels, without timing of 2.
         cost: "measured", or "macs": nothing is timed, and no speed promised.
         input_shapes: shapes for inputs with unknown dimensions.
         freeze_weights: treat weights that callers may override as constant.
-        trials: go on with an Optuna study; None does not.
+        trials: go on with an Optuna study, which processes may share, and begin again after an interruption
+            where it lies in a storage; None does not.
         time_limit: seconds after which no new round begins.
         scratch: folder for large intermediate files; None is the system's.
         progress: told of what is being done; where it raises a StoppedError, the best so far is the answer.
@@ -58,23 +64,36 @@ def search(
 
     Raises:
         ModelError: the file is no whole ONNX model.
-        UsageError: a goal, setting or limit that cannot be obeyed, or that needs samples or labels.
+        UsageError: a goal, setting or limit that cannot be obeyed, or that needs samples or labels; a study
+            of something else; a metric that fails.
         NothingSelectedError: no site can be decomposed.
         RunError, MissingExtraError: ONNX Runtime does not run the model.
         StoppedError: the search was interrupted before any model was fitted.
     """
     began = time.monotonic()
     trials = trials or Trials()
-    _require_meaning(goal, cost, samples, trials, time_limit)
-    if trials.number:
-        require_storage(trials.storage)
+    judge = as_metric(metric) if metric is not None else None
+    _require_meaning(goal, cost, samples, judge, trials, time_limit)
     where = setting or settings()[0]
     source, shapes = as_model(model), input_shapes or {}
     policy = policy or Policy(align=ALIGN[cost])
-    with on_disk(source) as path:
-        original = dataclasses.replace(source, path=path)
+    with (
+        on_disk(source) as path,
+        joined(
+            trials,
+            original := dataclasses.replace(source, path=path),
+            goal,
+            samples=samples,
+            setting=where,
+            policy=policy,
+            cost=cost,
+            metric=judge,
+            shapes=shapes,
+            freeze=freeze_weights,
+        ) as study,
+    ):
         progress(ProgressEvent("running the original", 0, 1))
-        standard = baseline(original, shapes, keep=samples is not None)
+        standard = baseline(original, shapes, keep=samples is not None or judge is not None)
         progress(ProgressEvent("running the original", 1, 1))
         feeds = _feeds(original, where, shapes, samples)
         task = Task(
@@ -86,26 +105,35 @@ def search(
             samples=samples,
             policy=policy,
             cost=cost,
+            metric=judge,
             trials=trials,
             deadline=began + time_limit if time_limit is not None else None,
             progress=progress,
             scratch=scratch,
         )
-        return find(task)
+        return find(task, study)
 
 
 def _require_meaning(
-    goal: Goal, cost: str, samples: SampleSets | None, trials: Trials, time_limit: float | None
+    goal: Goal,
+    cost: str,
+    samples: SampleSets | None,
+    metric: Metric | None,
+    trials: Trials,
+    time_limit: float | None,
 ) -> None:
     """Refuse what cannot be meant, before any work is done."""
     if cost not in COSTS:
         raise UsageError(f"`cost` {cost}: there are {', '.join(COSTS)}")
     if goal.kind == "speedup" and cost != COSTS[0]:
         raise UsageError(f"{goal}: a speed-up is measured; leave `cost` {cost} out or give `macs`")
-    if not goal.bounds_cost and samples is None:
+    judged = goal.kind == "max_drop" and metric is not None
+    if not (goal.bounds_cost or judged) and samples is None:
         raise UsageError(f"{goal} is measured on samples: name them with `samples`")
-    if goal.kind == "max_drop" and (samples is None or samples.labels is None):
-        raise UsageError(f"{goal} is measured on classes: name them with `labels`")
+    if goal.kind == "max_drop" and not judged and (samples is None or samples.labels is None):
+        raise UsageError(f"{goal} is measured on classes: name them with `labels`, or give a `metric`")
+    if goal.kind == "max_drop" and not judged and goal.value >= 1:
+        raise UsageError(f"{goal}: give a share between 0 and 1")
     if trials.number and samples is None:
         raise UsageError("`trials` judges models on samples: name them with `samples`")
     if time_limit is not None and not time_limit > 0:

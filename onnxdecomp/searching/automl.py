@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxdecomp.comparing import Tally
+from onnxdecomp.comparing import Metric, Tally
 from onnxdecomp.ir import save
 from onnxdecomp.planning import Choice, Unit, front
 from onnxdecomp.runtime import Feeds, Outputs, Runner, open_in_onnxruntime
@@ -124,15 +124,26 @@ def taken_at(modules: Sequence[Module], weighed: Weighed, levels: Levels) -> lis
 
 
 class Judge:
-    """What a study's trials come to: cached factors, put together and judged on samples left out of them."""
+    """What a study's trials come to: cached factors, put together and judged.
+
+    By a metric of the user's own, or by outputs on samples that are left out of the factors.
+    """
 
     def __init__(
-        self, bank: Bank, weighed: Weighed, modules: Sequence[Module], original: Runner, folder: Path
+        self,
+        bank: Bank,
+        weighed: Weighed,
+        modules: Sequence[Module],
+        original: Runner,
+        folder: Path,
+        metric: Metric | None = None,
     ) -> None:
         self._bank, self._weighed, self._modules = bank, weighed, modules
         self._out = folder / "trial.onnx"
         self._feeds: list[Feeds] = list(bank.judges.batches(_BATCH))
         self._expected: list[Outputs] = [original.run(feeds) for feeds in self._feeds]
+        self._metric = metric
+        self._before = metric.measure(original) if metric is not None else 0.0
 
     def __call__(self, levels: Levels, report: Tell) -> Scored:
         """Loss and cost of a trial; few samples come first, and a poor trial ends there.
@@ -144,6 +155,8 @@ class Judge:
         cost = sum(module.costs[levels[module.name]] for module in self._modules)
         save(self._bank.build(taken), self._out)
         runner = open_in_onnxruntime(self._out)
+        if self._metric is not None:
+            return Scored(loss=self._metric.score(self._before, runner).drop, cost=cost)
         tallies = {name: Tally() for name in self._expected[0]}
         for step, (feeds, expected) in enumerate(zip(self._feeds, self._expected, strict=True)):
             found = runner.run(feeds)

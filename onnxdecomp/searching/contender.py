@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from onnxdecomp.comparing import Quality
+from onnxdecomp.comparing import Quality, Score
 from onnxdecomp.planning import Plan
 from onnxdecomp.rewriting import Result
 from onnxdecomp.searching.goal import Goal
@@ -24,6 +24,7 @@ class Contender:
         speedup: of the whole model, measured; None where nothing is timed.
         shares: of "macs", "params" (of all Convs) and "size" (of the file) that are left.
         quality: on samples held out; None before it is fitted, and without samples.
+        score: what a metric of the user's own says of it; None where there is none.
         result: the rewritten model, fitted where there are samples; None before that.
     """
 
@@ -32,6 +33,7 @@ class Contender:
     speedup: Speedup | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     quality: Quality | None = None
+    score: Score | None = None
     result: Result | None = None
 
     def sized(self, result: Result) -> Contender:
@@ -47,12 +49,21 @@ class Contender:
         errors = [each.relative_l2 for each in self.quality.outputs if each.relative_l2 is not None]
         return math.sqrt(sum(e * e for e in errors) / len(errors)) if errors else None
 
+    @property
+    def loss(self) -> float:
+        """What is lost, as far as it is known: by the user's own metric, by the outputs, by prediction."""
+        if self.score is not None:
+            return self.score.drop
+        return self.predicted if self.error is None else self.error
+
     def reached(self, goal: Goal) -> float | None:
         """The figure that the goal is about; None where it was not measured."""
         if goal.kind == "speedup":
             return self.speedup.low if self.speedup is not None else None
         if goal.counted:
             return self.shares.get(goal.kind)
+        if goal.kind == "max_drop" and self.score is not None:
+            return self.score.drop
         if self.quality is None:
             return None
         if goal.kind == "max_error":
@@ -90,6 +101,7 @@ class Contender:
             "shares": dict(self.shares),
             "error": self.error,
             "quality": self.quality.to_dict() if self.quality else None,
+            "metric": self.score.to_dict() if self.score else None,
             "fitted": self.result is not None,
         }
 
@@ -102,6 +114,8 @@ class Contender:
             parts.append(f"MACs {self.shares['macs']:.0%}")
         if self.error is not None:
             parts.append(f"error {self.error:.3f}")
+        if self.score is not None:
+            parts.append(f"{self.score.name} {self.score.after:.4g}")
         return ", ".join(parts)
 
 

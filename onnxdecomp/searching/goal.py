@@ -20,8 +20,9 @@ class Goal:
     Attributes:
         kind: of COST_KINDS: "speedup" by that factor, or "macs", "params" and "size" of all Convs (of the
             file) down to that share; of LOSS_KINDS: the fastest model whose outputs are off by at most
-            that, relatively, whose accuracy drops by at most that, or whose top-1 classes agree with the
-            original's at least that often, all on samples held out.
+            that, relatively, whose accuracy on labels drops by at most that (or the figure that a `metric`
+            of your own gives becomes worse by at most that), or whose top-1 classes agree with the original's
+            at least that often; all but the metric on samples held out.
         value: see there.
 
     Raises:
@@ -40,6 +41,8 @@ class Goal:
                 "2 is twice as fast"
             )
         highest = 1 if self.kind == "min_agreement" else math.nextafter(1, 0)
+        # What a metric of the user's own may lose is in units of its own.
+        highest = math.nextafter(math.inf, 0) if self.kind == "max_drop" else highest
         if self.kind != "speedup" and not 0 < self.value <= highest:
             raise UsageError(f"{self}: give a share between 0 and 1")
 

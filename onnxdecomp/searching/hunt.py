@@ -1,20 +1,24 @@
-"""From a goal to a model: choose, time, tighten, fit, measure."""
+"""Rounds of choosing, timing and fitting, until a goal is met or out of reach."""
 
 from __future__ import annotations
 
 import math
-import tempfile
+from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
-from onnxdecomp.errors import StoppedError
+from onnxdecomp.errors import UsageError
 from onnxdecomp.runtime import environment
 from onnxdecomp.searching.contender import Contender
+from onnxdecomp.searching.records import StudyResult
 from onnxdecomp.searching.result import SearchResult
-from onnxdecomp.searching.study import StudyResult
+from onnxdecomp.searching.start import Start, named_units
+from onnxdecomp.searching.storage import StorageError
+from onnxdecomp.searching.study import Study
 from onnxdecomp.searching.task import Task
 from onnxdecomp.searching.trying import better_plan
 from onnxdecomp.searching.weighed import Weighed
-from onnxdecomp.searching.weighing import open_memory, weigh
+from onnxdecomp.searching.weighing import machine_of, open_memory
 from onnxdecomp.searching.workshop import Workshop
 from onnxdecomp.timing import TURNS, Budget
 
@@ -38,39 +42,22 @@ _WIDEST_SCALE = 10.0
 _SECONDS, _LOST = "seconds", "lost"
 
 
-def find(task: Task) -> SearchResult:
-    """The best model for a goal; an interruption leaves the best so far, if there is any.
-
-    Raises:
-        NothingSelectedError: no site can be decomposed.
-        RunError, MissingExtraError: ONNX Runtime does not run the model.
-        StoppedError: interrupted before any model was fitted.
-    """
-    weighed, notes = weigh(task)
-    with tempfile.TemporaryDirectory(prefix=".onnxdecomp-", dir=task.scratch) as folder:
-        hunt = Hunt(task, weighed, Path(folder))
-        try:
-            hunt.run()
-        except StoppedError:
-            if not any(each.result is not None for each in hunt.tried):
-                raise
-            hunt.stopped = True
-        hunt.settle()
-        return hunt.outcome(notes)
-
-
 class Hunt:
     """Rounds of choosing, timing and fitting, until the goal is met or out of reach."""
 
-    def __init__(self, task: Task, weighed: Weighed, folder: Path) -> None:
+    def __init__(
+        self, task: Task, study: Study | None, weighed: Weighed, notes: Sequence[str], folder: Path
+    ) -> None:
         self._task = task
+        self._study = study
         self._weighed = weighed
+        self._notes = list(notes)
         self._folder = folder
         self._memory = open_memory(task)
         self._made = Workshop(task, weighed, folder)
         self.solution = weighed.solve()
         self.stopped = False
-        self.study: StudyResult | None = None
+        self._found: StudyResult | None = None
 
     @property
     def tried(self) -> list[Contender]:
@@ -78,15 +65,54 @@ class Hunt:
         return self._made.tried
 
     def run(self) -> None:
-        """Until the goal is met or out of reach."""
-        if self._task.goal.kind == "speedup":
+        """Until the goal is met or out of reach; or what a study was begun with."""
+        if self._study is not None and self._study.start is not None:
+            self._as_begun(self._study.start)
+        elif self._task.goal.kind == "speedup":
             self._for_speed()
         elif self._task.goal.bounds_cost:
             self._for_share()
         else:
             self._for_loss()
-        if self._task.trials.number:
-            self._for_better()
+
+    def _as_begun(self, start: Start) -> None:
+        """The model that a study begins with, fitted here; its times are those of the study."""
+        self._made.original_seconds = start.original_seconds
+        contender = self._made.drafted(start.plan)
+        self._made.fitted(self._made.known(contender, start.speedup))
+
+    def begin(self) -> bool:
+        """Make the study with what is known now; False where another process was first."""
+        if self._study is None or self._study.start is not None:
+            return True
+        self.settle()
+        best = self.best
+        if best is None:
+            return True
+        own = self._start(best)
+        try:
+            return self._study.begin(own) is own
+        except UsageError as error:  # of its storage, or of a study that others made meanwhile
+            self._leave(error)
+            return True
+
+    def _leave(self, error: UsageError) -> None:
+        """The study is over; what is known already is the answer."""
+        self._notes.append(f"the study was left early: {error}")
+        self._study = None
+
+    def _start(self, best: Contender) -> Start:
+        weighed = self._weighed
+        return Start(
+            units=named_units(weighed.units),
+            seconds=weighed.seconds,
+            losses=weighed.losses,
+            notes=tuple(self._notes),
+            plan=best.plan,
+            speedup=best.speedup,
+            original_seconds=self._made.original_seconds,
+            machine={"machine": machine_of(self._task.setting)} if self._task.timed else None,
+        )
 
     @property
     def best(self) -> Contender | None:
@@ -95,10 +121,10 @@ class Hunt:
         done = [each for each in self.tried if each.result is not None]
         met = [each for each in done if each.meets(goal)]
         if met:
-            return min(met, key=_loss if goal.bounds_cost else self._cost)
+            return min(met, key=attrgetter("loss") if goal.bounds_cost else self._cost)
         return max(done or self.tried, key=lambda each: each.nearness(goal), default=None)
 
-    def outcome(self, notes: list[str]) -> SearchResult:
+    def outcome(self) -> SearchResult:
         """What is known now."""
         task = self._task
         best = self.best
@@ -112,8 +138,8 @@ class Hunt:
             solution=self.solution,
             original_seconds=self._made.original_seconds,
             stopped=self.stopped,
-            study=self.study,
-            notes=tuple(filter(None, [*notes, self._memory.note])),
+            study=self._found,
+            notes=tuple(filter(None, [*self._notes, self._memory.note])),
             environment=environment(),
         )
 
@@ -213,13 +239,19 @@ class Hunt:
             return math.sqrt(math.sqrt(losses[bad] * losses[good]))
         return further
 
-    def _for_better(self) -> None:
-        """Trials of an Optuna study, seeded with the best plan; the best of them is fitted too."""
-        task, best = self._task, self.best
-        if best is None or task.samples is None or self._late():
+    def improve(self) -> None:
+        """Trials of the study, which begin with its plan; the best of them is fitted too."""
+        task, study = self._task, self._study
+        if study is None or study.start is None or task.samples is None or self._late():
             return
-        self.study, plan = better_plan(task, task.samples, self._weighed, best.plan, self._folder)
-        self.stopped = self.stopped or self.study.stopped is not None
+        try:
+            self._found, plan = better_plan(
+                task, study, task.samples, self._weighed, study.start.plan, self._folder
+            )
+        except StorageError as error:
+            self._leave(error)
+            return
+        self.stopped = self.stopped or self._found.stopped is not None
         if plan is None:
             return
         contender = self._made.drafted(plan)
@@ -238,7 +270,3 @@ class Hunt:
 
     def _cost(self, contender: Contender) -> float:
         return self._weighed.cost(contender.plan)
-
-
-def _loss(contender: Contender) -> float:
-    return contender.predicted if contender.error is None else contender.error

@@ -14,7 +14,7 @@ from onnxdecomp.rewriting import Result
 from onnxdecomp.searching.contender import Contender, agreement
 from onnxdecomp.searching.explanation import front_points, reasons, uniform
 from onnxdecomp.searching.goal import Goal
-from onnxdecomp.searching.study import StudyResult
+from onnxdecomp.searching.records import StudyResult
 from onnxdecomp.searching.weighed import Solution
 
 
@@ -123,6 +123,6 @@ class SearchResult:
             "front": [{"cost": cost, "predicted_error": e} for cost, e in front_points(solution)],
             "uniform": [{"cost": cost, "predicted_error": e} for cost, e in uniform(solution.weighed)],
             "sites": [each.to_dict() for each in (reasons(solution, best) if best else [])],
-            "study": {"name": self.study.name, "trials": self.study.trials} if self.study else None,
+            "study": self.study.to_dict() if self.study else None,
             "notes": list(self.notes),
         }

@@ -8,24 +8,23 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnxdecomp.errors import MissingExtraError, UsageError, first_line
 
+# How often a process says that it is at work on a trial, and how long others wait to hear of it.
 _HEARTBEAT_S, _GRACE_S = 30, 120
 _LOCK_S = 60  # how long one process waits for another to leave an SQLite file
+_USER = re.compile(r"://(.*)@")
+_IN_MEMORY = re.compile(r"sqlite(\+\w+)?:/{2,3}(:memory:)?")
+# The two drivers that each kind of database is reached by most often.
+_DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("pymysql", "mysqldb")}
 
 
-def require_storage(storage: str | None) -> None:
-    """Refuse a storage that cannot be used, before any work is done.
-
-    Raises:
-        MissingExtraError: Optuna is not installed.
-        UsageError: the storage cannot be opened.
-    """
-    with open_storage(storage):
-        return
+class StorageError(UsageError):
+    """A storage cannot be opened, or fails while it is used."""
 
 
 def load_optuna() -> Any:
@@ -40,70 +39,185 @@ def load_optuna() -> Any:
         raise MissingExtraError('optuna is not installed: pip install "onnxdecomp[search]"') from error
 
 
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A storage that is open.
+
+    Attributes:
+        line: a database's URL, or journal:PATH; None for one in memory.
+        optuna: as Optuna knows it.
+    """
+
+    line: str | None
+    optuna: Any
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Whatever goes wrong with it inside is a StorageError."""
+        if self.line is None:
+            yield
+        else:
+            with _named(self.line):
+                yield
+
+
+def require_existing(line: str) -> None:
+    """Refuse a storage in a file that is not there; opening it would make one.
+
+    Raises:
+        StorageError: there is no such file.
+    """
+    path = storage_file(line)
+    if path is not None and not path.is_file():
+        raise StorageError(f"`storage` {line}: no such file")
+
+
+def storage_file(line: str) -> Path | None:
+    """The file that a storage lies in; None for a server's."""
+    kind, _, path = line.partition(":///" if line.startswith("sqlite") else ":")
+    return Path(path.partition("?")[0]) if kind == "journal" or kind.startswith("sqlite") else None
+
+
 @contextmanager
-def open_storage(line: str | None) -> Iterator[Any]:
-    """The storage, closed afterwards; what goes wrong with it on the way is one line that names it."""
+def open_storage(line: str | None) -> Iterator[Storage]:
+    """The storage, closed afterwards.
+
+    Args:
+        line: a database's URL, or journal:PATH; None is a storage in memory.
+
+    Raises:
+        MissingExtraError: Optuna is not installed.
+        StorageError: the storage cannot be opened.
+    """
     optuna = load_optuna()
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a trial that fails is raised, not logged
     try:
         if line is None:
-            yield optuna.storages.InMemoryStorage()
+            yield Storage(line, optuna.storages.InMemoryStorage())
         elif line.startswith("journal:"):
-            yield _journal(line)
+            yield Storage(line, _journal(line))
         elif "://" in line:
+            _require_address(line)
             with _named(line):
                 database = _database(line)
-                try:
-                    yield database
-                finally:
+            try:
+                yield Storage(line, database)
+            finally:
+                with _named(line):
                     database.remove_session()
                     database.engine.dispose()
         else:
-            raise UsageError(
+            raise StorageError(
                 f"`storage` {line}: give a database's URL, as sqlite:///study.db, or journal:study.log"
             )
     finally:
         optuna.logging.set_verbosity(before)
 
 
+# Databases
+# ---------
+
+
+def _require_address(line: str) -> None:
+    """Refuse a URL that nothing could be kept at, or that cannot be told from its password."""
+    if _IN_MEMORY.fullmatch(line):
+        raise StorageError(f"`storage` {line}: this keeps nothing; name a file, as sqlite:///study.db")
+    user = _USER.search(line)
+    if user and ("@" in user[1] or "/" in user[1] or user[1].count(":") > 1):
+        raise StorageError(
+            f"`storage` {_scheme(line)}://…: write @, : and / of a user or password as %40, %3A and %2F"
+        )
+
+
+def _scheme(line: str) -> str:
+    return line.split("://")[0]
+
+
+def _shown(line: str) -> str:
+    """The URL without passwords."""
+    line = _USER.sub(lambda found: f"://{found[1].split(':')[0]}:***@" if ":" in found[1] else found[0], line)
+    return re.sub(r"(passw(?:or)?d=)[^&]*", r"\1***", line, flags=re.IGNORECASE)
+
+
+def _secrets(line: str) -> list[str]:
+    """What a message about the URL must not repeat."""
+    user = _USER.search(line)
+    found = [user[1].partition(":")[2]] if user else []
+    return [each for each in (*found, *re.findall(r"passw(?:or)?d=([^&]*)", line, re.IGNORECASE)) if each]
+
+
+def _told(error: BaseException, line: str) -> str:
+    """What a driver says, in one line that repeats no password; short ones could stand in any word."""
+    text, secrets = first_line(error), _secrets(line)
+    return type(error).__name__ if any(secret in text for secret in secrets) else text
+
+
 @contextmanager
 def _named(line: str) -> Iterator[None]:
     optuna, alchemy = load_optuna(), importlib.import_module("sqlalchemy.exc")
-    shown = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", line)  # passwords are not to be shown
+    what = f"`storage` {_shown(line)}"
     try:
         yield
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror or error}") from error
     except alchemy.NoSuchModuleError as error:
-        raise UsageError(f"`storage` {shown}: no such kind of database is known") from error
+        raise StorageError(f"{what}: no such kind of database is known") from error
     except alchemy.ArgumentError as error:
-        raise UsageError(f"`storage` {shown}: this is not a database's URL") from error
+        raise StorageError(f"{what}: this is not a database's URL") from error
     except optuna.exceptions.StorageInternalError as error:
-        raise UsageError(f"`storage` {shown}: {first_line(error.__cause__ or error)}") from error
+        raise StorageError(f"{what}: {_told(error.__cause__ or error, line)}") from error
     except alchemy.SQLAlchemyError as error:
-        raise UsageError(f"`storage` {shown}: {first_line(error)}") from error
+        raise StorageError(f"{what}: {_told(error, line)}") from error
+    except UnboundLocalError as error:
+        # Optuna's own, where a storage fails as a trial ends; what failed is behind it.
+        if not isinstance(error.__context__, alchemy.SQLAlchemyError | optuna.exceptions.OptunaError):
+            raise
+        raise StorageError(f"{what}: {_told(error.__context__, line)}") from error
 
 
 def _database(line: str) -> Any:
     optuna, alchemy = load_optuna(), importlib.import_module("sqlalchemy.exc")
-    connect = {"connect_args": {"timeout": _LOCK_S}} if line.startswith("sqlite") else {}
+    # A connection is tried before it is used: between two trials a server may have closed it.
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if line.startswith("sqlite"):
+        options["connect_args"] = {"timeout": _LOCK_S}
     for attempt in range(10):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 return optuna.storages.RDBStorage(
-                    line, engine_kwargs=connect, heartbeat_interval=_HEARTBEAT_S, grace_period=_GRACE_S
+                    line, engine_kwargs=options, heartbeat_interval=_HEARTBEAT_S, grace_period=_GRACE_S
                 )
         except ImportError as error:
-            scheme = line.split("://")[0]
-            raise UsageError(f"`storage` {scheme}://…: its Python driver is not installed") from error
+            raise StorageError(_missing_driver(line, error)) from error
         except RuntimeError as error:
-            raise UsageError(f"`storage`: {first_line(error)}") from error
+            raise StorageError(f"`storage` {_shown(line)}: {_told(error, line)}") from error
+        except ValueError as error:
+            # SQLAlchemy repeats what it takes for a port, which may be a part of the password.
+            raise StorageError(
+                f"`storage` {_scheme(line)}://…: this is not a database's URL; write "
+                "KIND+DRIVER://USER:PASSWORD@HOST:PORT/NAME"
+            ) from error
         except (alchemy.OperationalError, alchemy.IntegrityError, alchemy.ProgrammingError) as error:
             # Another process may be creating the same tables.
             if attempt == 9 or not re.search("exist|unique|duplicate", str(error), re.IGNORECASE):
                 raise
             time.sleep(0.2)
     raise AssertionError
+
+
+def _missing_driver(line: str, error: ImportError) -> str:
+    cause = error.__cause__
+    module = cause.name if isinstance(cause, ImportError) and cause.name else "its driver"
+    kind = _scheme(line).partition("+")[0]
+    spellings = " or ".join(f"{kind}+{driver}://…" for driver in _DRIVERS.get(kind, ()))
+    hint = f"; another driver is named as in {spellings}" if spellings else ""
+    return f"`storage` {_scheme(line)}://…: needs the Python module {module}, which is not installed{hint}"
+
+
+# Journals
+# --------
 
 
 def _journal(line: str) -> Any:
@@ -118,6 +232,6 @@ def _journal(line: str) -> Any:
         lock = journal.JournalFileOpenLock(str(path))
         return load_optuna().storages.JournalStorage(journal.JournalFileBackend(str(path), lock_obj=lock))
     except (OSError, UsageError) as error:
-        raise UsageError(f"`storage` {line}: {first_line(error)}") from error
+        raise StorageError(f"`storage` {line}: {first_line(error)}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"`storage` {line}: the journal is damaged ({first_line(error)})") from error
+        raise StorageError(f"`storage` {line}: the journal is damaged ({first_line(error)})") from error

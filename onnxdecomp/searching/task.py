@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxdecomp.comparing import Baseline
+from onnxdecomp.comparing import Baseline, Metric
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Model, Survey
 from onnxdecomp.planning import Policy
@@ -53,6 +53,7 @@ class Task:
         samples: to fit to and to measure on; None for plain factors.
         policy: which choices are weighed.
         cost: "measured", or "macs" where nothing is to be timed.
+        metric: by which models are judged; None for how far their outputs are off.
         trials: of an Optuna study after the search.
         deadline: `time.monotonic()` after which no new round begins; None for none.
         progress: told of what is being done.
@@ -67,6 +68,7 @@ class Task:
     samples: SampleSets | None
     policy: Policy
     cost: str
+    metric: Metric | None
     trials: Trials
     deadline: float | None
     progress: Progress

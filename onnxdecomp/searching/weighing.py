@@ -16,6 +16,7 @@ from onnxdecomp.searching.costs import counted, measured
 from onnxdecomp.searching.figures import Figures
 from onnxdecomp.searching.probe import UNREACHED, output_losses, weight_losses
 from onnxdecomp.searching.sizes import feeds_shapes
+from onnxdecomp.searching.study import Study
 from onnxdecomp.searching.surroundings import find_surroundings
 from onnxdecomp.searching.task import Task
 from onnxdecomp.searching.weighed import Weighed
@@ -25,34 +26,51 @@ from onnxdecomp.timing import Setting, setting_engine
 _INFINITE = -1.0
 
 
-def weigh(task: Task) -> tuple[Weighed, list[str]]:
-    """Costs and losses of every choice, measured or from the cache; and what is to be said of them.
+def weigh(task: Task, study: Study | None) -> tuple[Weighed, list[str]]:
+    """Costs and losses of every choice, and what is to be said of them.
+
+    They are those that a study was begun with, where there is one; else measured, or from the cache.
 
     Raises:
         NothingSelectedError: no site can be decomposed.
+        UsageError: the study weighs other choices.
     """
     found = task.found
     units = find_candidates(found, task.policy)
     if not units:
         raise NothingSelectedError("nothing to decompose: `onnxdecomp inspect` lists the reasons")
-    notes: list[str] = []
-    seconds = None
-    if task.timed:
-        cache = Cache("costs", _machine(task.setting))
-        seconds = measured(found, units, setting_engine(task.setting), cache, task.progress)
-        notes += [cache.note] if cache.note else []
-    losses, loss_notes = _losses(task, units)
+    start = study.start if study is not None else None
+    if study is not None and start is not None:
+        start.require_units(units, study.name)
+        seconds, losses, notes = start.seconds, start.losses, list(start.notes)
+    else:
+        seconds, losses, notes = _measured(task, units)
     kind = task.goal.kind if task.goal.counted else None
     costs = counted(units, kind or "macs") if kind or seconds is None else seconds
     return Weighed(
         units=tuple(units),
         costs=tuple(costs),
-        seconds=tuple(seconds) if seconds is not None else None,
-        losses=tuple(losses),
+        seconds=seconds,
+        losses=losses,
         residual=tuple(find_surroundings(unit.lead, found).residual for unit in units),
         counts={what: tuple(counted(units, what)) for what in ("macs", "params")},
         totals=_totals(found) | {"size": float(found.model.nbytes())},
-    ), [*notes, *loss_notes]
+    ), notes
+
+
+Measured = tuple[tuple[Figures, ...] | None, tuple[Figures, ...], list[str]]
+
+
+def _measured(task: Task, units: Sequence[Unit]) -> Measured:
+    """Seconds, losses and notes of every unit, measured or from the cache."""
+    seconds, notes = None, []
+    if task.timed:
+        cache = Cache("costs", machine_of(task.setting))
+        engine = setting_engine(task.setting)
+        seconds = tuple(measured(task.found, units, engine, cache, task.progress))
+        notes += [cache.note] if cache.note else []
+    losses, loss_notes = _losses(task, units)
+    return seconds, tuple(losses), [*notes, *loss_notes]
 
 
 def open_memory(task: Task) -> Cache:
@@ -63,7 +81,7 @@ def open_memory(task: Task) -> Cache:
         "samples": samples_digest(task.samples.fitted) if task.samples is not None else None,
         "freeze": task.found.freeze,
     }
-    return Cache("models", _machine(task.setting) | conditions)
+    return Cache("models", machine_of(task.setting) | conditions)
 
 
 def samples_digest(samples: Samples) -> str:
@@ -80,7 +98,8 @@ def _totals(found: Survey) -> dict[str, float]:
     return {"macs": float(macs), "params": float(sum(params.values()))}
 
 
-def _machine(setting: Setting) -> dict[str, object]:
+def machine_of(setting: Setting) -> dict[str, object]:
+    """What times in a setting depend on beside the model: JSON values."""
     return {
         "device": [gpu["name"] for gpu in gpus()] if setting.provider.gpu else cpu_name(),
         "onnxruntime": onnxruntime().__version__,

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from onnxdecomp.comparing import measure_quality
+from onnxdecomp.comparing import Metric, Score, measure_quality
 from onnxdecomp.ir import save
 from onnxdecomp.planning import Plan
 from onnxdecomp.progress import TRIED, ProgressEvent
 from onnxdecomp.rewriting import Request, Result, carry_out
+from onnxdecomp.runtime import open_in_onnxruntime
 from onnxdecomp.sampling import Samples
 from onnxdecomp.searching.contender import Contender
 from onnxdecomp.searching.task import Task
 from onnxdecomp.searching.weighed import Weighed
-from onnxdecomp.timing import Budget, Contestant, medians, race, setting_engine, speedup
+from onnxdecomp.timing import Budget, Contestant, Speedup, medians, race, setting_engine, speedup
 
 _TIMING = Budget(duration=1.5)
 # An interval wider than this share of the speed-up says that something disturbed the timing.
@@ -41,6 +42,7 @@ class Workshop:
         self._contestant = Contestant(path=task.path, feeds=task.feeds)
         self.tried: list[Contender] = []
         self.original_seconds: float | None = None
+        self._before: float | None = None
 
     def time_original(self, budget: Budget) -> float:
         """The original's median time, seconds."""
@@ -70,19 +72,31 @@ class Workshop:
         self.original_seconds = medians(first)
         return self._now(contender, replace(contender.sized(result), speedup=found))
 
+    def known(self, contender: Contender, speedup: Speedup | None) -> Contender:
+        """The contender with the speed-up that somebody measured."""
+        return self._now(contender, replace(contender, speedup=speedup)) if speedup else contender
+
     def fitted(self, contender: Contender) -> Contender:
         """The contender with its factors fitted in sequence, and its loss measured."""
         sets = self._task.samples
         result = self._rewritten(contender.plan, sets.fitted if sets is not None else None)
         found = replace(contender.sized(result), result=result)
-        if sets is not None:
-            out = self._folder / "fitted.onnx"
+        out = self._folder / "fitted.onnx"
+        if sets is not None or self._task.metric is not None:
             save(result.rewritten, out)
+        if sets is not None:
             quality = measure_quality(
                 self._task.baseline, out, sets.held_out, fitted=len(sets.fitted), labels=sets.labels
             )
             found = replace(found, quality=quality)
+        if self._task.metric is not None:
+            found = replace(found, score=self._score(self._task.metric, out))
         return self._now(contender, found)
+
+    def _score(self, metric: Metric, out: Path) -> Score:
+        if self._before is None:
+            self._before = metric.measure(self._task.baseline.in_onnxruntime())
+        return metric.score(self._before, open_in_onnxruntime(out))
 
     def _rewritten(self, plan: Plan, data: Samples | None) -> Result:
         task = self._task

@@ -9,6 +9,7 @@ from .plots import plot_spectra as plot_spectra
 from .plots import require_plot as require_plot
 from .rewriting import result_view as result_view
 from .searching import search_view as search_view
+from .searching import trials_view as trials_view
 from .spectra import spectra_view as spectra_view
 from .text import si as si
 from .text import with_flags as with_flags

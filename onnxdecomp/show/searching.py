@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from onnxdecomp.planning import label
-from onnxdecomp.searching import Contender, Point, Reason, SearchResult, further, reasons
+from onnxdecomp.searching import Contender, Point, Reason, SearchResult, Trial, further, reasons
 from onnxdecomp.show.comparing import quality_view
-from onnxdecomp.show.text import escape, sentence, si, with_flags
+from onnxdecomp.show.text import UNKNOWN, escape, sentence, si, with_flags
 from onnxdecomp.show.timing import verdict
 
 _UNITS = {"seconds": "ms", "macs": "MACs", "params": "parameters", "bytes": "bytes"}
@@ -26,6 +26,8 @@ def search_view(outcome: SearchResult) -> RenderableType:
     parts += [f"{line}" for line in _totals(best)]
     if best.quality is not None:
         parts.append(quality_view(best.quality))
+    if best.score is not None:
+        parts.append(f"{escape(best.score.name)}: {best.score.before:.4g} → {best.score.after:.4g}")
     if (bought := further(outcome.solution, best)) is not None:
         now, then = bought
         parts.append(
@@ -33,12 +35,24 @@ def search_view(outcome: SearchResult) -> RenderableType:
             f"{now:.1%} to {then:.1%} of the original's"
         )
     if outcome.study is not None:
-        states = ", ".join(f"{count} {state}" for state, count in outcome.study.trials.items())
+        states = ", ".join(f"{count} {state}" for state, count in outcome.study.states.items())
         parts.append(f"\nstudy {escape(outcome.study.name)}: trials: {states}")
     if outcome.stopped:
         parts.append("\nstopped before the search was over: this is the best so far")
     parts.append(_verdict(outcome, best))
     return Group(*parts, *(f"note: {sentence(note)}" for note in outcome.notes))
+
+
+def trials_view(trials: Sequence[Trial]) -> Table:
+    """Every trial of a study."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for name in ("trial", "state", "loss", "cost", "sites"):
+        table.add_column(name, justify="left" if name == "state" else "right")
+    for each in trials:
+        figures = (UNKNOWN if value is None else f"{value:.4g}" for value in (each.loss, each.cost))
+        sites = UNKNOWN if each.plan is None else str(len(each.plan.sites))
+        table.add_row(str(each.number), each.state, *figures, sites)
+    return table
 
 
 def _measured(measure: str) -> str:

@@ -35,6 +35,7 @@ FLAGS = {
     "max_error": "--max-error",
     "mean": "--mean",
     "method": "--method",
+    "metric": "--metric",
     "min_agreement": "--min-agreement",
     "min_channels": "--min-channels",
     "only": "--only",

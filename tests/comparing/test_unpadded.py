@@ -59,7 +59,7 @@ def padding(path: Path, *, extended: bool = False) -> Runner:
     def run(feeds: Any) -> dict[str, Any]:
         return {"y": np.ones((1, 32, 9, 9), np.float32)}
 
-    return Runner("ONNX Runtime that pads", run)
+    return Runner("ONNX Runtime that pads", run, path)
 
 
 def test_on_any_cpu(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,7 @@ def test_a_search_goes_on_with_trials_and_resumes(
         assert done.code == 0 and "study s" in done.out, done
         document = json.loads(report.read_text())
         assert document["met"]
-        trials.append(sum(document["study"]["trials"].values()))
+        trials.append(sum(document["study"]["states"].values()))
     assert trials == [3, 5]
     held = held_out(data)[1]
     found, before = (figures(model, path, held, clock) for path in (out, plain))
