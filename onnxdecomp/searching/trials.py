@@ -23,6 +23,8 @@ from onnxdecomp.searching.study import Study
 from onnxdecomp.searching.workers import is_dead, this_worker
 
 _MOST_POPULATION = 50
+# How long a process that is done waits for the trials that others are still at, seconds.
+_PATIENCE_S = 60.0
 
 
 def run_trials(
@@ -78,6 +80,7 @@ def run_trials(
                 _enqueue(opened, seeds)
             while _finished(opened) < trials and (deadline is None or time.monotonic() < deadline):
                 work.one_trial()
+            _await_others(opened, deadline)
         except (StoppedError, KeyboardInterrupt) as error:
             stopped = error
         return result_of(study.name, opened, budget, stopped)
@@ -105,6 +108,14 @@ def _fail_dead(study: Any) -> None:
         if is_dead(trial.user_attrs.get("worker")):
             with suppress(ValueError, load_optuna().exceptions.UpdateFinishedTrialError):
                 study.tell(trial.number, state=_states().FAIL)
+
+
+def _await_others(study: Any, deadline: float | None) -> None:
+    """Wait for the trials that others are at: then the answer is the same for all that take part."""
+    end = min(time.monotonic() + _PATIENCE_S, math.inf if deadline is None else deadline)
+    while study.get_trials(deepcopy=False, states=(_states().RUNNING,)) and time.monotonic() < end:
+        _fail_dead(study)
+        time.sleep(0.2)
 
 
 def _enqueue(study: Any, seeds: Sequence[Levels]) -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("optuna")
 from onnxdecomp.errors import StoppedError, UsageError
 from onnxdecomp.factors import Ranks
 from onnxdecomp.planning import Choice, Plan
-from onnxdecomp.searching import read_trials
+from onnxdecomp.searching import read_trials, trials
 from onnxdecomp.searching import storage as storages
 from onnxdecomp.searching import study as studies
 from onnxdecomp.searching.figures import Figures
@@ -85,6 +85,8 @@ PROCESS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from test_study import run, score
+from onnxdecomp.searching import trials
+trials._PATIENCE_S = 0  # the test waits for this process before it ends the trial of another
 def held(levels, report):
     print("trial", flush=True)
     sys.stdin.readline()
@@ -240,6 +242,36 @@ def test_two_processes_share_a_study(tmp_path: Path, storage: str) -> None:
     assert found.states.keys() == {"complete"}
 
 
+# A worker that is done while the other is still at its last trial.
+FAST = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_study import run, score
+found = run(score, storage=sys.argv[2], trials=int(sys.argv[3]))
+print(found.states, found.best, flush=True)
+"""
+
+
+def test_who_is_done_first_waits_for_the_others(tmp_path: Path) -> None:
+    """So that all come to the same answer."""
+    line = STORAGES[0].format(tmp_path)
+    with process(line, 4) as slow:
+        assert begins_a_trial(slow)
+        with process(line, 3, FAST) as fast:
+            end = time.monotonic() + 60
+            with open_storage(line) as storage:
+                study = Study(storage, None, ASKED).load()
+                while sum(each.state.name == "COMPLETE" for each in study.get_trials()) < 3:
+                    assert time.monotonic() < end
+                    time.sleep(0.1)
+            assert fast.poll() is None
+            end_trial(slow)
+            assert fast.stdout is not None
+            told = fast.stdout.readline()
+    assert "{'complete': 4}" in told, told
+    assert str(run(storage=line, trials=4).best) in told
+
+
 def opened_twice(line: str, asked: dict[str, Any] = ASKED, **changes: Any) -> Study:
     """A study that was begun, opened again by another process that asks for something else."""
     with open_storage(line) as storage:
@@ -362,8 +394,11 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
     assert not is_dead(None) and not is_dead(["host", 1])
 
 
-def test_a_process_of_another_namespace_is_left_alone(tmp_path: Path) -> None:
+def test_a_process_of_another_namespace_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A container of the same host's name: its numbers mean nothing here."""
+    monkeypatch.setattr(trials, "_PATIENCE_S", 0)
     line = STORAGES[1].format(tmp_path)
 
     def elsewhere(levels: Levels, report: Tell) -> Scored:
