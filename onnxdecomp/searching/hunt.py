@@ -82,8 +82,11 @@ class Hunt:
         self._made.fitted(self._made.known(contender, start.speedup))
 
     def begin(self) -> bool:
-        """Make the study with what is known now; False where another process was first."""
-        if self._study is None or self._study.start is not None:
+        """Make the study with what is known now; False where another process was first.
+
+        A search that ran out of time knows too little for others to go on with.
+        """
+        if self._study is None or self._study.start is not None or self._late():
             return True
         self.settle()
         best = self.best

@@ -174,6 +174,15 @@ def test_a_storage_that_fails_leaves_the_best_so_far(
     found.save(tmp_path / "out.onnx")
 
 
+def test_a_search_out_of_time_makes_no_study(model: Path, data: Path, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    found = searched(model, data, storage, time_limit=1e-6)
+    assert found.stopped and found.study is None and found.best is not None
+    with pytest.raises(UsageError, match=r"the storage has the studies \(none\)"):
+        read_trials(storage)
+    assert searched(model, data, storage).study is not None
+
+
 # Two processes of one kind of processor that compute with other kernels, each with a cache of its own. The
 # times are real, so that noise is too.
 REAL = """
