@@ -8,6 +8,7 @@ from typing import Any
 
 from onnx import NodeProto, TensorProto
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.ir.batchnorm import BatchNorm
 from onnxdecomp.ir.graph import Scope, flag
 from onnxdecomp.ir.weights import Constant
@@ -75,6 +76,7 @@ class Site:
             return None
         return math.prod(self.sizes[1]) * self.params
 
+    @verified
     def to_dict(self, fit: tuple[str, ...] | str) -> dict[str, Any]:
         """The entry of this site in the JSON of `inspect`; `fit` is what `fitting_methods` says."""
         channels = {"in": self.channels[0], "out": self.channels[1]} if self.channels else None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.factors import ONE_RANK, Ranks
 
 
+@verified
 @dataclass(frozen=True, slots=True)
 class Choice:
     """How one site is decomposed.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from onnxdecomp.ir import InputShapes, Site, Source, as_model, survey_with_weights
+from onnxdecomp.arguments import verified
+from onnxdecomp.ir import ShapesLike, Site, Source, as_input_shapes, as_model, survey_with_weights
 from onnxdecomp.planning.policy import Policy, fitting_methods
+from onnxdecomp.planning.spectra import SiteSpectra, find_spectra
 from onnxdecomp.progress import Progress, silent, tracked
-
-if TYPE_CHECKING:
-    from onnxdecomp.planning.spectra import SiteSpectra
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,11 +37,12 @@ class Inspection:
         return {"sites": entries, "notes": list(self.notes)}
 
 
+@verified
 def inspect(
     model: Source,
     *,
     policy: Policy | None = None,
-    input_shapes: InputShapes | None = None,
+    input_shapes: ShapesLike | None = None,
     freeze_weights: bool = False,
     spectrum: bool = False,
     progress: Progress = silent,
@@ -50,7 +50,7 @@ def inspect(
     """Every Conv of a model, its cost, and how it can be decomposed or why not.
 
     Args:
-        model: a path, or a model that holds all its data.
+        model: a path, a ModelProto that holds all its data, or a result.
         policy: which decompositions may be chosen, and whether Gemm and MatMul are listed too.
         input_shapes: shapes for inputs with unknown dimensions; an unknown batch counts as 1.
         freeze_weights: treat weights that callers may override as constant.
@@ -62,15 +62,12 @@ def inspect(
         UsageError: `input_shapes` does not fit the model's inputs.
     """
     policy = policy or Policy()
-    source, shapes = as_model(model), input_shapes or {}
+    source, shapes = as_model(model), as_input_shapes(input_shapes)
     found = survey_with_weights(
         source, input_shapes=shapes, freeze=freeze_weights, linear=policy.wants_linear
     )
     spectra: tuple[SiteSpectra, ...] = ()
     if spectrum:
-        # Most inspections need no spectra, and with them TensorLy would be loaded.
-        from onnxdecomp.planning.spectra import find_spectra
-
         anchors = tracked(found.anchors, "reading spectra", progress, lambda each: each.site.name)
         spectra = tuple(find_spectra(anchors, policy, source.folder))
     return Inspection(

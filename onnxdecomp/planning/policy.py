@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.factors import METHODS
 from onnxdecomp.ir import Site
@@ -16,6 +17,7 @@ AUTO = "auto"
 DEFAULTS = ("tucker2", "tucker1", "svd")
 
 
+@verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What a rule may choose.

@@ -10,7 +10,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from onnxdecomp.factors import Floats, Spectrum, spectra
+from onnxdecomp.factors import Floats, Spectrum
 from onnxdecomp.ir import Anchor, NotFiniteError, Site, read_finite_weight
 from onnxdecomp.planning.choice import Choice
 from onnxdecomp.planning.choosing import choose_ranks
@@ -66,6 +66,8 @@ class SiteSpectra:
 
 def find_spectra(anchors: Iterable[Anchor], policy: Policy, folder: Path) -> Iterator[SiteSpectra]:
     """The spectra of every site that can be decomposed, one weight in memory at a time."""
+    from onnxdecomp.factors import spectra  # with TensorLy, slow to load; most inspections need none
+
     for anchor in anchors:
         methods = fitting_methods(anchor.site, policy)
         if isinstance(methods, str):

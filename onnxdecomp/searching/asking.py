@@ -6,13 +6,25 @@ import dataclasses
 import time
 from pathlib import Path
 
+from onnxdecomp.arguments import PathLike, verified
 from onnxdecomp.comparing import baseline
 from onnxdecomp.errors import UsageError
-from onnxdecomp.ir import InputShapes, Model, Source, Survey, as_model, on_disk, survey
+from onnxdecomp.ir import (
+    InputShapes,
+    Model,
+    ShapesLike,
+    Source,
+    Survey,
+    as_folder,
+    as_input_shapes,
+    as_model,
+    on_disk,
+    survey,
+)
 from onnxdecomp.planning import Policy
 from onnxdecomp.progress import Progress, ProgressEvent, silent
 from onnxdecomp.runtime import Feeds
-from onnxdecomp.sampling import SampleSets
+from onnxdecomp.sampling import SampleSets, SamplesLike, as_sets
 from onnxdecomp.searching.goal import Goal
 from onnxdecomp.searching.hunt import find
 from onnxdecomp.searching.result import SearchResult
@@ -22,27 +34,29 @@ from onnxdecomp.searching.task import ALIGN, COSTS, Task, Trials
 from onnxdecomp.timing import Setting, Subject, settings, subject_feeds
 
 
+@verified
 def search(
     model: Source,
     goal: Goal,
     *,
-    samples: SampleSets | None = None,
+    samples: SampleSets | SamplesLike | None = None,
     setting: Setting | None = None,
     policy: Policy | None = None,
     cost: str = "measured",
-    input_shapes: InputShapes | None = None,
+    input_shapes: ShapesLike | None = None,
     freeze_weights: bool = False,
     trials: Trials | None = None,
     time_limit: float | None = None,
-    scratch: Path | None = None,
+    scratch: PathLike | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
     """Choose every site's ranks for a goal, by measured time and measured loss.
 
     Args:
-        model: a path, or a model that holds all its data; never changed.
+        model: a path, a ModelProto that holds all its data, or a result; never changed.
         goal: what it is to become.
-        samples: to fit to and to measure on; None for plain factors, whose losses are those of the weights.
+        samples: to fit to and to measure on; what `open_samples` takes is drawn from; None for plain factors,
+            whose losses are those of the weights.
         setting: where it must be fast; None is one thread of the CPU.
         policy: which choices are weighed; None weighs multiples of 8 channels, without timing of 2.
         cost: "measured", or "macs": nothing is timed, and no speed promised.
@@ -65,31 +79,32 @@ def search(
     """
     began = time.monotonic()
     trials = trials or Trials()
-    _require_meaning(goal, cost, samples, trials, time_limit)
+    source, shapes, folder = as_model(model), as_input_shapes(input_shapes), as_folder(scratch, "scratch")
+    sets = as_sets(samples, source, "samples") if samples is not None else None
+    _require_meaning(goal, cost, sets, trials, time_limit)
     if trials.number:
         require_storage(trials.storage)
     where = setting or settings()[0]
-    source, shapes = as_model(model), input_shapes or {}
     policy = policy or Policy(align=ALIGN[cost])
     with on_disk(source) as path:
         original = dataclasses.replace(source, path=path)
         progress(ProgressEvent("running the original", 0, 1))
-        standard = baseline(original, shapes, keep=samples is not None)
+        standard = baseline(original, shapes, keep=sets is not None)
         progress(ProgressEvent("running the original", 1, 1))
-        feeds = _feeds(original, where, shapes, samples)
+        feeds = _feeds(original, where, shapes, sets)
         task = Task(
             found=_survey(original, feeds, policy, freeze_weights),
             feeds=feeds,
             baseline=standard,
             goal=goal,
             setting=where,
-            samples=samples,
+            samples=sets,
             policy=policy,
             cost=cost,
             trials=trials,
             deadline=began + time_limit if time_limit is not None else None,
             progress=progress,
-            scratch=scratch,
+            scratch=folder,
         )
         return find(task)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.comparing import Quality
 from onnxdecomp.planning import Plan
 from onnxdecomp.rewriting import Result
@@ -34,6 +35,7 @@ class Contender:
     quality: Quality | None = None
     result: Result | None = None
 
+    @verified
     def sized(self, result: Result) -> Contender:
         """With the share of the file that `result`, a model of this plan, leaves."""
         before, after = result.totals.nbytes
@@ -47,6 +49,7 @@ class Contender:
         errors = [each.relative_l2 for each in self.quality.outputs if each.relative_l2 is not None]
         return math.sqrt(sum(e * e for e in errors) / len(errors)) if errors else None
 
+    @verified
     def reached(self, goal: Goal) -> float | None:
         """The figure that the goal is about; None where it was not measured."""
         if goal.kind == "speedup":
@@ -62,11 +65,13 @@ class Contender:
             return before - after
         return agreement(self.quality)
 
+    @verified
     def meets(self, goal: Goal) -> bool:
         """Whether the goal is reached by measurement, and the model is not slower than the original."""
         slower = self.speedup is not None and self.speedup.ratio < 1
         return not slower and self.within(goal)
 
+    @verified
     def within(self, goal: Goal) -> bool:
         """Whether the figure that the goal is about is reached."""
         found = self.reached(goal)
@@ -74,6 +79,7 @@ class Contender:
             return False
         return found >= goal.value if goal.upwards else found <= goal.value
 
+    @verified
     def nearness(self, goal: Goal) -> float:
         """Orders contenders by how near they come to a goal that none meets."""
         found = self.reached(goal)

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.comparing import Baseline
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Model, Survey
@@ -21,6 +22,7 @@ COSTS = ("measured", "macs")
 ALIGN = {"measured": 8, "macs": 2}
 
 
+@verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trials:
     """An Optuna study after the search.
@@ -36,6 +38,8 @@ class Trials:
     study: str | None = None
 
     def __post_init__(self) -> None:
+        if self.number < 0:
+            raise UsageError(f"`number` {self.number}: give the number of trials, 0 for no study")
         if not self.number and (self.storage is not None or self.study is not None):
             raise UsageError("`storage` and `study` speak of trials: give `trials`")
 

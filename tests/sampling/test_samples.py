@@ -339,7 +339,9 @@ def test_no_feeds_are_refused(source: Any) -> None:
 @pytest.mark.parametrize(
     ("feeds", "says"),
     [
-        ([X], "feed 0 is a ndarray"),
+        ([3], "`source`: feed 0 is a int; give dicts of arrays by input name"),
+        ([{"x": print}], "`source`: feed 0: input 'x' is no array of numbers but a builtin_function"),
+        ([{"x": [[1], [1, 2]]}], "`source`: feed 0: input 'x' is no array: "),
         ([{"x": X}, {"y": X}], "feed 1 has no array for the input 'x'; it has y"),
         ([{"x": X}, {"x": X[:, :2]}], "feed 1: input 'x' needs shape \\?×3×8×8, the samples have 4×2×8×8"),
         ([{"x": X > 0}], "feed 0: input 'x' needs float32, the samples have bool"),
