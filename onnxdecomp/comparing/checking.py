@@ -36,6 +36,8 @@ from onnxdecomp.runtime import Feeds, Outputs, Runner, open_in_onnxruntime, open
 class Check:
     """The outcome of a check.
 
+    An example is in docs/python.md under "Comparing".
+
     Attributes:
         status: "passed" or "not checked"; a failed check is a CheckError.
         reason: why nothing, or not everything, was checked; None otherwise.
@@ -146,6 +148,8 @@ def _checker_refusal(path: Path) -> Exception | None:
 @verified
 def check(original: Source | Baseline, rewritten: Source, *, input_shapes: ShapesLike | None = None) -> Check:
     """Hold a rewritten model to what its original does.
+
+    An example is in docs/python.md under "Comparing".
 
     Args:
         original: the model: a path, a ModelProto or a result; or what it was found to do.

@@ -54,6 +54,8 @@ def _require_alike(name: str, a: Array | np.generic, b: Array) -> None:
 class Comparison:
     """How far two models are apart; iterates over the outputs.
 
+    An example is in docs/python.md under "Comparing".
+
     Attributes:
         inputs: what both ran on: "random", "feeds" or "samples".
         samples: where the samples lie; None where they are none, or lie in no file.
@@ -90,6 +92,8 @@ def compare(
     input_shapes: ShapesLike | None = None,
 ) -> Comparison:
     """Run two models in ONNX Runtime on the same inputs.
+
+    An example is in docs/python.md under "Comparing".
 
     Args:
         a: the reference: a path, a ModelProto that holds all its data, or a result.

@@ -24,6 +24,8 @@ from onnxdecomp.sampling import BATCH, Samples, SamplesLike, as_samples
 class Quality:
     """Fidelity on held-out samples.
 
+    An example is in docs/python.md under "Comparing".
+
     Attributes:
         fitted: samples the factors were fitted to.
         held_out: samples measured.
@@ -57,6 +59,8 @@ def measure_quality(
     labels: Array | Sequence[int] | None = None,
 ) -> Quality:
     """Run both models in ONNX Runtime on samples held out.
+
+    An example is in docs/python.md under "Comparing".
 
     Args:
         original: the model, or what it was found to do, of which the loaded model is used if it was kept.

@@ -11,7 +11,10 @@ from onnxdecomp.arguments import verified
 @verified
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Channels between the convolutions of a chain, per group; None on a side that has no factor."""
+    """Channels between the convolutions of a chain, per group; None on a side that has no factor.
+
+    An example is in docs/python.md under "Rewriting".
+    """
 
     input: int | None
     output: int | None

@@ -16,6 +16,8 @@ from onnxdecomp.factors.vbmf import vbmf_rank
 class Spectrum:
     """Squared singular values of one unfolding, per group.
 
+    An example is in docs/python.md under "Looking into a model".
+
     Attributes:
         squares: shape (groups, min(rows, columns)), largest first.
         rows: of the unfolding.

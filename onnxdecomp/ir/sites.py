@@ -28,6 +28,8 @@ LINEAR_OPS = ("Gemm", "MatMul")
 class Site:
     """One Conv (ONNX operator Conv, any rank), Gemm or MatMul with a constant right-hand side, and its cost.
 
+    An example is in docs/python.md under "Looking into a model".
+
     Attributes:
         name: unique key in the model: the path of its subgraph or function, then the node's name if that
             is unique and not empty, else its output tensor.

@@ -105,6 +105,8 @@ def find_sites(
 ) -> list[Site]:
     """Every Conv of `model`, in graph order, with its cost and what stands in the way of decomposing it.
 
+    An example is in docs/python.md under "Looking into a model".
+
     Args:
         model: a path, a ModelProto that holds all its data, or a result.
         input_shapes: shapes for inputs with unknown dimensions; an unknown batch counts as 1.

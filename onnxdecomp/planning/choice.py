@@ -13,6 +13,8 @@ from onnxdecomp.factors import ONE_RANK, Ranks
 class Choice:
     """How one site is decomposed.
 
+    An example is in docs/python.md under "Rewriting".
+
     Attributes:
         method: one of `onnxdecomp.factors.METHODS`; "tucker1" decomposes the one mode that has a rank.
         ranks: per group; equal for the methods with a single rank.

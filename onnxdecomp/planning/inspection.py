@@ -16,6 +16,8 @@ from onnxdecomp.progress import Progress, silent, tracked
 class Inspection:
     """What is there, and what can be done with it.
 
+    An example is in docs/python.md under "Looking into a model".
+
     Attributes:
         sites: every Conv, in graph order, and products with constant matrices where they were asked for.
         policy: what may be chosen.
@@ -48,6 +50,8 @@ def inspect(
     progress: Progress = silent,
 ) -> Inspection:
     """Every Conv of a model, its cost, and how it can be decomposed or why not.
+
+    An example is in docs/python.md under "Looking into a model".
 
     Args:
         model: a path, a ModelProto that holds all its data, or a result.

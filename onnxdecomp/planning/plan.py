@@ -21,7 +21,10 @@ from onnxdecomp.planning.methods import applicable, rank_limits
 @verified
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The choices by site name; sites it does not name stay as they are."""
+    """The choices by site name; sites it does not name stay as they are.
+
+    An example is in docs/python.md under "Rewriting".
+    """
 
     sites: Mapping[str, Choice] = field(default_factory=dict)
 

@@ -22,6 +22,8 @@ DEFAULTS = ("tucker2", "tucker1", "svd")
 class Policy:
     """What a rule may choose.
 
+    An example is in docs/python.md under "Rewriting".
+
     Attributes:
         method: one of `METHODS` keeps the sites it does not fit; "auto" takes, per site, the one with the
             least weight error at no more MACs than the default's; None is the default: Tucker-2, or

@@ -27,6 +27,8 @@ RULES = ("0.25", "energy=0.9", "vbmf", "params=0.5", "macs=0.5")
 class SiteSpectra:
     """The spectra of one site and the choices of the rules; worthwhile or not.
 
+    An example is in docs/python.md under "Looking into a model".
+
     Attributes:
         site: the site.
         modes: spectra of the input and the output mode (equal where one rank serves both).

@@ -45,6 +45,8 @@ def rewrite(
 
     The check runs both models and compares: see `Result.check` for what came of it.
 
+    An example is in docs/python.md under "Rewriting".
+
     Args:
         model: a path, a ModelProto that holds all its data, or a result; never changed.
         rank: 0.25, "in=0.25,out=0.5", 32, "energy=0.9", "vbmf", …; see `onnxdecomp.planning.rules`.

@@ -21,6 +21,8 @@ from onnxdecomp.planning import Choice, Plan, chain_macs, chain_params
 class SiteReport:
     """What became of one Conv.
 
+    An example is in docs/python.md under "Rewriting".
+
     Attributes:
         site: the Conv as it was.
         choice: its decomposition, None where it was kept.
@@ -59,6 +61,8 @@ class SiteReport:
 class Totals:
     """(before, after) over all Convs of the model; None where not known.
 
+    An example is in docs/python.md under "Rewriting".
+
     Attributes:
         params: elements of the weights, biases not counted; a weight that several Convs share counts once.
         macs: multiply-accumulates of one run.
@@ -78,6 +82,8 @@ class Totals:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
     """The outcome of a rewrite; taken wherever a model is.
+
+    An example is in docs/python.md under "Rewriting".
 
     Attributes:
         rewritten: the new model with the folder of its external data.

@@ -44,6 +44,8 @@ def hold_out(samples: Samples, count: int, seed: int = 0) -> tuple[Samples, Samp
 class SampleSets:
     """Samples dealt for two uses.
 
+    An example is in docs/python.md under "Rewriting".
+
     Attributes:
         fitted: to fit to.
         held_out: to measure on.

@@ -28,6 +28,8 @@ LabelsLike: TypeAlias = Annotated[
 def read_labels(labels: LabelsLike, samples: Samples) -> Labels:
     """The class of each sample drawn, shape (len(samples),).
 
+    An example is in docs/python.md under "Samples".
+
     Args:
         labels: a CSV file of rows `file,class` (a header may come first; files match by name, whatever their
             folder), an .npy file, an array in an .npz file as `F.npz:KEY`, or the name of an array in the

@@ -51,6 +51,8 @@ def open_samples(
 ) -> Samples:
     """Samples for `model` from a file, a folder, feeds or a reader; types and shapes are checked at once.
 
+    An example is in docs/python.md under "Samples".
+
     Args:
         source: one of
 

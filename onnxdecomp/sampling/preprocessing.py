@@ -27,6 +27,8 @@ _LARGEST = 2**15
 class Preprocessing:
     """From bytes (0 to 255, RGB, channels last) to a model's floats: (x · scale − mean) / std.
 
+    An example is in docs/python.md under "Samples".
+
     Attributes:
         scale: None is 1; one of scale, mean and std must be given before bytes are turned into floats.
         mean: one value, or one per channel in the model's order; None is 0.

@@ -28,6 +28,8 @@ class Samples:
     `len(samples)` counts them, `samples[3]` is the feed of one, `samples[2:5]` are samples, and a loop over
     them goes feed by feed: arrays by input name, with a first axis of 1 but for inputs without a batch axis.
 
+    An example is in docs/python.md under "Samples".
+
     Attributes:
         blocks: all that the source has, drawn or not.
         indices: the samples drawn, by their place in the source, ascending unless a subset orders them

@@ -52,6 +52,8 @@ def search(
 ) -> SearchResult:
     """Choose every site's ranks for a goal, by measured time and measured loss.
 
+    An example is in docs/python.md under "Searching".
+
     Args:
         model: a path, a ModelProto that holds all its data, or a result; never changed.
         goal: what it is to become.

@@ -19,6 +19,8 @@ from onnxdecomp.timing import Speedup
 class Contender:
     """A plan, and what is known of the model it makes.
 
+    An example is in docs/python.md under "Searching".
+
     Attributes:
         plan: the choices.
         predicted: relative error of the outputs, by adding up what single sites do.

@@ -19,6 +19,8 @@ _HIGHEST_SPEEDUP = 100.0
 class Goal:
     """One goal.
 
+    An example is in docs/python.md under "Searching".
+
     Attributes:
         kind: of COST_KINDS: "speedup" by that factor, or "macs", "params" and "size" of all Convs (of the
             file) down to that share; of LOSS_KINDS: the fastest model whose outputs are off by at most

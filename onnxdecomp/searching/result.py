@@ -23,6 +23,8 @@ from onnxdecomp.searching.weighed import Solution
 class SearchResult:
     """What a search came to; where it met its goal, taken wherever a model is.
 
+    An example is in docs/python.md under "Searching".
+
     Attributes:
         goal: what was asked for.
         timed: whether models were timed.

@@ -27,6 +27,8 @@ ALIGN = {"measured": 8, "macs": 2}
 class Trials:
     """An Optuna study after the search.
 
+    An example is in docs/python.md under "Searching".
+
     Attributes:
         number: of trials that the study is to have; 0 for no study.
         storage: where it lies, a database's URL or journal:PATH; None keeps it in memory.

@@ -36,6 +36,8 @@ def bench(
     A StoppedError, raised by a signal's handler or by `progress`, ends the bench early: the result holds what
     was measured by then, and the error.
 
+    An example is in docs/python.md under "Timing".
+
     Args:
         models: paths, each read once, ModelProtos or results, which are written to files for the time; the
             others are compared with the first. One alone will do.

@@ -40,6 +40,8 @@ _FEWEST_LAUNCHES = 3
 class Budget:
     """How long to measure each model.
 
+    An example is in docs/python.md under "Timing".
+
     Attributes:
         duration: seconds of timed runs.
         runs: that many timed runs at least, whatever they take; None goes by the duration.

@@ -22,6 +22,8 @@ PRECISIONS = ("fp32", "fp16")
 class Setting:
     """Where models are measured.
 
+    An example is in docs/python.md under "Timing".
+
     Attributes:
         provider: the execution provider.
         options: of that provider.
@@ -69,6 +71,8 @@ def settings(
 
     cuDNN's search is pinned to HEURISTIC, which is the same on every run, and TF32 is on as by ONNX Runtime's
     default, unless `options` say otherwise.
+
+    An example is in docs/python.md under "Timing".
 
     Args:
         providers: short names of execution providers, or one alone; those that this ONNX Runtime lacks are

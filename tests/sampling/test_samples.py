@@ -855,13 +855,15 @@ def test_a_forked_process_has_pixels_of_its_own() -> None:
     (told, tell), (asked, ask) = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
+        os.close(ask)
         first = samples[1]["x"]
         os.write(tell, b"!")
         os.read(asked, 1)
         os._exit(not (np.array_equal(first, wanted[1]) and np.array_equal(samples[1]["x"], wanted[1])))
+    os.close(tell)
     os.read(told, 1)
     np.testing.assert_array_equal(samples[2]["x"], wanted[2])
     os.write(ask, b"!")
     assert os.waitpid(child, 0)[1] == 0
-    for end in (told, tell, asked, ask):
+    for end in (told, asked, ask):
         os.close(end)
