@@ -89,16 +89,36 @@ def _verifying(function: Callable[..., Any], annotated: Any) -> Callable[..., An
 
 @dataclass(frozen=True, slots=True)
 class _Parameter:
-    """One parameter: its name, what it takes, and the classes of which nothing else need be known."""
+    """One parameter.
+
+    Attributes:
+        name: in messages.
+        hint: what it takes.
+        classes: whose instances it takes, and nothing else of them need be known.
+        containers: whose instances it takes, if their items are right.
+        arity: of the functions that it takes; None where it takes none.
+    """
 
     name: str
     hint: Any
     classes: frozenset[type]
+    containers: tuple[type, ...]
+    arity: int | None
 
     @classmethod
     def of(cls, name: str, hint: Any) -> _Parameter:
-        found = {each for each in _members(hint) if isinstance(each, type) and not typing.get_origin(each)}
-        return cls(name, hint, frozenset(found | ({int} if float in found else set())))
+        members = _members(hint)
+        plain = {each for each in members if isinstance(each, type) and not typing.get_origin(each)}
+        origins: list[Any] = [typing.get_origin(each) for each in members]
+        function = collections.abc.Callable
+        calls = [typing.get_args(each)[0] for each in members if typing.get_origin(each) is function]
+        return cls(
+            name=name,
+            hint=hint,
+            classes=frozenset(plain | ({int} if float in plain else set())),
+            containers=tuple(each for each in origins if each is not None and each is not function),
+            arity=len(calls[0]) if calls else None,
+        )
 
     def settle(self, value: Any) -> Any:
         """The value, as a plain one where it is NumPy's.
@@ -121,11 +141,17 @@ class _Parameter:
         return plain
 
     def _takes(self, value: Any) -> bool:
-        # Only where the class alone does not tell.
-        from typeguard import CollectionCheckStrategy, ForwardRefPolicy, TypeCheckError, check_type
-
         if type(value) is bool and bool not in self.classes and self.classes & {int, float}:
             return False  # in Python, True is a number
+        if isinstance(value, tuple(self.classes)):
+            return True
+        if type(value) in (dict, list, tuple) and not value and isinstance(value, self.containers):
+            return True
+        if isinstance(value, types.FunctionType) and value.__code__.co_argcount == self.arity:
+            return True
+        # Slow to load, and for containers of something alone.
+        from typeguard import CollectionCheckStrategy, ForwardRefPolicy, TypeCheckError, check_type
+
         try:
             check_type(
                 value,

@@ -126,6 +126,8 @@ def valid(hint: Any) -> Any:
     origin = typing.get_origin(first) or first
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {}
+    if origin is np.ndarray:
+        return np.ones((1, 4))
     arguments = typing.get_args(first)
     fixed = arguments and Ellipsis not in arguments
     return tuple(valid(each) for each in arguments) if origin is tuple and fixed else ()

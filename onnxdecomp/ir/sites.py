@@ -8,7 +8,6 @@ from typing import Any
 
 from onnx import NodeProto, TensorProto
 
-from onnxdecomp.arguments import verified
 from onnxdecomp.ir.batchnorm import BatchNorm
 from onnxdecomp.ir.graph import Scope, flag
 from onnxdecomp.ir.weights import Constant
@@ -78,9 +77,8 @@ class Site:
             return None
         return math.prod(self.sizes[1]) * self.params
 
-    @verified
-    def to_dict(self, fit: tuple[str, ...] | str) -> dict[str, Any]:
-        """The entry of this site in the JSON of `inspect`; `fit` is what `fitting_methods` says."""
+    def to_dict(self) -> dict[str, Any]:
+        """What the JSON of `inspect` says of the site itself."""
         channels = {"in": self.channels[0], "out": self.channels[1]} if self.channels else None
         return {
             "name": self.name,
@@ -91,8 +89,6 @@ class Site:
             "groups": self.groups,
             "params": self.params,
             "macs": self.macs,
-            "methods": [] if isinstance(fit, str) else list(fit),
-            "reason": fit if isinstance(fit, str) else None,
         }
 
 

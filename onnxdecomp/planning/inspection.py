@@ -33,10 +33,16 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """The JSON report."""
         by_name = {each.site.name: each.to_dict() for each in self.spectra}
-        entries = [site.to_dict(fitting_methods(site, self.policy)) for site in self.sites]
+        entries = [site.to_dict() | _fit(fitting_methods(site, self.policy)) for site in self.sites]
         for entry in entries if self.spectra else ():
             entry["spectrum"] = by_name.get(entry["name"])
         return {"sites": entries, "notes": list(self.notes)}
+
+
+def _fit(methods: tuple[str, ...] | str) -> dict[str, Any]:
+    if isinstance(methods, str):
+        return {"methods": [], "reason": methods}
+    return {"methods": list(methods), "reason": None}
 
 
 @verified
