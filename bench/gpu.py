@@ -124,7 +124,7 @@ def make_pair(name: str, rank: str, folder: Path) -> Pair:
     """The network and the same rewritten, in fp32; the rewritten one has passed the check."""
     before, after = folder / f"{name}.onnx", folder / f"{name}-rewritten.onnx"
     export(name, before, dynamic_batch=True)
-    onnxdecomp.rewrite(before, rank).save(after)
+    onnxdecomp.rewrite(before, rank, check=False).save(after)
     outcome = check(baseline(as_model(before), {}), after)
     assert outcome.status == "passed", f"{name}: {outcome.status}: {outcome.reason}"
     return before, after

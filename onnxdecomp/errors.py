@@ -28,7 +28,10 @@ _MOST_REPEATED = 300
 
 
 class OnnxdecompError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose.
+
+    An example is in docs/python.md under "Errors".
+    """
 
     exit_code = 2
 
@@ -74,7 +77,8 @@ class GoalError(OnnxdecompError):
 class StoppedError(BaseException):
     """Somebody wants the work to stop: unwind, so that scratch files go; what is known may be kept.
 
-    A signal's handler raises it, or a `progress` function.
+    A signal's handler raises it, or a `progress` function. An example is in docs/python.md under "Progress
+    and interruption".
 
     Attributes:
         number: of the signal.

@@ -16,6 +16,8 @@ TRIED = "tried"
 class ProgressEvent:
     """What long work has just done.
 
+    An example is in docs/python.md under "Progress and interruption".
+
     Attributes:
         stage: what is being done, in words: "fitting", "timing the choices".
         done: how much of it; 0 as the stage begins.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import shlex
@@ -151,6 +152,19 @@ def test_json_parses(block: Block) -> None:
     if isinstance(document, dict) and set(document) & {"version", "sites"}:
         plan = onnxdecomp.Plan.from_json(block.text)
         assert plan.to_dict() == document
+
+
+@pytest.mark.parametrize("name", onnxdecomp.__all__)
+def test_every_public_name_says_which_example_shows_it(name: str) -> None:
+    value = getattr(onnxdecomp, name)
+    if inspect.isclass(value) and issubclass(value, Exception):
+        value, name = onnxdecomp.OnnxdecompError, "onnxdecomp.UsageError"  # one example for the whole tree
+    said = " ".join((inspect.getdoc(value) or "").split())
+    section = re.search(r'An example is in docs/python\.md under "(.+?)"\.', said)
+    assert section is not None
+    page = ROOT / "docs" / "python.md"
+    part = TEXTS[page].split(f"\n## {section[1]}\n")[1].split("\n## ")[0]
+    assert "```python" in part and re.search(rf"\b{name}\b", part)
 
 
 # Command lines

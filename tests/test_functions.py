@@ -16,6 +16,7 @@ from conftest import Cli, untouched
 import onnxdecomp
 from onnxdecomp import StoppedError
 from onnxdecomp.ir import load
+from onnxdecomp.rewriting import apply
 
 SMALL = ("--align", "4", "--min-channels", "8")
 POLICY = onnxdecomp.Policy(align=4, min_channels=8)
@@ -66,16 +67,36 @@ def test_rewrite_gives_the_report_of_the_command(
     small: Path, samples: Path, sets: onnxdecomp.SampleSets, cli: Cli
 ) -> None:
     told = report(cli, "rewrite", small, "out.onnx", "--rank", "0.25", "--data", samples, "--samples", 32)
-    result = onnxdecomp.rewrite(small, 0.25, data=sets.fitted)
-    document = result.to_dict()
-    assert {"check", "quality"} <= told.keys() and not {"check", "quality"} & document.keys()
-    document["check"] = onnxdecomp.check(small, result.rewritten).to_dict()
-    fitted = len(sets.fitted)
-    quality = onnxdecomp.measure_quality(small, result.rewritten, sets.held_out, fitted=fitted)
-    document["quality"] = quality.to_dict()
-    assert json.loads(json.dumps(document)) == told
+    result = onnxdecomp.rewrite(small, 0.25, data=sets)
+    assert {"check", "quality"} <= told.keys()
+    assert json.loads(json.dumps(result.to_dict())) == told
     result.save("again.onnx")
     assert Path("again.onnx").read_bytes() == Path("out.onnx").read_bytes()
+
+
+def test_a_rewrite_says_whether_it_was_checked_and_measured(small: Path, sets: onnxdecomp.SampleSets) -> None:
+    fitted = onnxdecomp.rewrite(small, 0.25, data=sets.fitted)
+    assert fitted.check == onnxdecomp.check(small, fitted) and fitted.quality is None
+    unchecked = onnxdecomp.rewrite(small, 0.25, data=sets, check=False)
+    held_out, count = sets.held_out, len(sets.fitted)
+    assert unchecked.check is None and unchecked.plan == fitted.plan
+    assert unchecked.quality == onnxdecomp.measure_quality(small, fitted, held_out, fitted=count)
+    plain = onnxdecomp.rewrite(small, 0.25, check=False)
+    assert plain.check is None and plain.quality is None and "check" not in plain.to_dict()
+
+
+def test_a_rewrite_that_fails_its_check_is_an_error(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*arguments: Any, **options: Any) -> onnxdecomp.Result:
+        result = carry_out(*arguments, **options)
+        for tensor in result.rewritten.proto.graph.initializer:
+            tensor.raw_data = np.full(len(tensor.raw_data) // 4, np.nan, np.float32).tobytes()
+        return result
+
+    carry_out = apply.carry_out
+    monkeypatch.setattr(apply, "carry_out", damaged)
+    with pytest.raises(onnxdecomp.CheckError, match="new NaN or Inf"):
+        onnxdecomp.rewrite(small, 0.25)
+    onnxdecomp.rewrite(small, 0.25, check=False)
 
 
 def test_compare_gives_the_report_of_the_command(small: Path, samples: Path, cli: Cli) -> None:

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 from conftest import save, small_model, spawn
 
-HEAVY = {"scipy", "tensorly", "onnx_graphsurgeon", "onnxruntime", "torch", "matplotlib", "optuna"}
+HEAVY = {
+    "scipy",
+    "tensorly",
+    "onnx_graphsurgeon",
+    "onnxruntime",
+    "torch",
+    "matplotlib",
+    "optuna",
+    "typeguard",
+}
 COMMAND = "import sys; sys.argv[1:] = {words!r}\nfrom onnxdecomp.cli import main\n"
 
 
@@ -35,7 +44,7 @@ def test_importing_the_package_loads_nothing(tmp_path: Path) -> None:
     assert not loaded("import onnxdecomp", tmp_path) & (HEAVY | {"onnx", "numpy", "rich", "typer"})
 
 
-def test_inspect_loads_neither_tensorly_nor_onnxruntime_nor_scipy(tmp_path: Path) -> None:
+def test_inspect_loads_nothing_heavy(tmp_path: Path) -> None:
     save(small_model(), tmp_path / "in.onnx")
     found = loaded(COMMAND.format(words=["inspect", "in.onnx", "--json", "r.json"]) + "main()", tmp_path)
     assert not found & HEAVY

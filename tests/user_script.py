@@ -37,8 +37,12 @@ def main(folder: Path) -> list[str]:
     )
     result.save(folder / "out.onnx")
     verdict: onnxdecomp.Check = onnxdecomp.check(source, folder / "out.onnx")
-    quality: onnxdecomp.Quality = onnxdecomp.measure_quality(source, result.rewritten, sets.held_out)
+    quality: onnxdecomp.Quality = onnxdecomp.measure_quality(source, result, sets.held_out)
     comparison: onnxdecomp.Comparison = onnxdecomp.compare(source, folder / "out.onnx", samples)
+    assert onnxdecomp.compare(result.model, result, samples[0])[0].relative_l2 == 0
+    assert [feed["x"].shape[0] for feed in samples[2:5]] == [1, 1, 1]
+    energies: list[float] = [each.modes[0].energy(8) for each in inspection.spectra]
+    assert len(energies) == len(sites)
     errors: list[float | None] = [output.relative_l2 for output in comparison]
     assert verdict.status == "passed" and len(errors) == len(quality.outputs)
 
@@ -65,13 +69,16 @@ def main(folder: Path) -> list[str]:
     score: onnxdecomp.Score | None = judged.best.score if judged.best is not None else None
     trials: tuple[onnxdecomp.Trial, ...] = onnxdecomp.read_trials(kept)
     assert score is not None and len(trials) == 2
-    again = onnxdecomp.rewrite(source, plan=plan)
+    plan.save(folder / "plan.json")
+    again = onnxdecomp.rewrite(
+        source, plan=folder / "plan.json", input_shapes="x:1,16,8,8", scratch=str(folder)
+    )
     assert {type(each) for each in again.plan.sites.values()} == {onnxdecomp.Choice}
 
     budget = onnxdecomp.Budget(runs=4)
-    places: list[onnxdecomp.Setting] = onnxdecomp.settings(threads=[1])
+    places: list[onnxdecomp.Setting] = onnxdecomp.settings("cpu", threads=1)
     timed: onnxdecomp.BenchResult = onnxdecomp.bench(
-        [source, folder / "out.onnx"], settings=places, budget=budget, progress=progress
+        [source, result, proto], settings=places, budget=budget, progress=progress
     )
     assert len(timed.cells) == 1
     return told

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnxdecomp
-from onnxdecomp import sampling
+from onnxdecomp import ir, sampling
 from onnxdecomp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,17 +20,7 @@ def parse_input_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
     Raises:
         UsageError: a text is not of that form.
     """
-    parsed = {}
-    for text in texts:
-        name, colon, dims = text.rpartition(":")
-        try:
-            shape = tuple(int(dim) for dim in dims.split(",") if dim.strip())
-        except ValueError:
-            shape = (-1,)
-        if not colon or not name or any(dim < 0 for dim in shape):
-            raise UsageError(f"--input-shape {text}: write NAME:DIMS, as in x:1,3,224,224")
-        parsed[name] = shape
-    return parsed
+    return dict(ir.as_input_shapes(texts))
 
 
 def parse_preprocessing(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import onnxdecomp
-from onnxdecomp import comparing, ir, rewriting, show
+from onnxdecomp import comparing, ir, planning, rewriting, show
 from onnxdecomp.cli.console import output_console, progress_bar
 from onnxdecomp.cli.options import (
     OUTPUT,
@@ -60,7 +60,7 @@ class RankOptions:
         Raises:
             UsageError: it cannot be read; or a rank, plan or regular expression cannot be obeyed.
         """
-        plan = onnxdecomp.Plan.load(self.plan) if self.plan is not None else None
+        plan = planning.as_plan(self.plan) if self.plan is not None else None
         rewriting.Request.parse(self.rank, plan, self.policy, self.only, self.skip)
         return plan
 
@@ -140,6 +140,7 @@ def rewrite(
             data=sets.fitted if sets is not None else None,
             scratch=output.parent if output is not None else None,
             jobs=jobs,
+            check=False,  # that of the staged file follows
             progress=progress,
         )
     output_console().print(show.result_view(result))

@@ -15,16 +15,28 @@ from typing import Any
 
 import onnx
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.comparing.pairs import compare_outputs
 from onnxdecomp.comparing.tally import Fidelity
 from onnxdecomp.errors import CheckError, MissingExtraError, ModelError, RunError, UsageError, first_line
-from onnxdecomp.ir import InputShapes, Model, Source, as_model, fixed_input_shapes, on_disk
+from onnxdecomp.ir import (
+    InputShapes,
+    Model,
+    ShapesLike,
+    Source,
+    as_input_shapes,
+    as_model,
+    fixed_input_shapes,
+    on_disk,
+)
 from onnxdecomp.runtime import Feeds, Outputs, Runner, open_in_onnxruntime, open_in_reference, random_feeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """The outcome of a check.
+
+    An example is in docs/python.md under "Comparing".
 
     Attributes:
         status: "passed" or "not checked"; a failed check is a CheckError.
@@ -133,26 +145,29 @@ def _checker_refusal(path: Path) -> Exception | None:
     return None
 
 
-def check(
-    original: Source | Baseline, rewritten: Source, *, input_shapes: InputShapes | None = None
-) -> Check:
+@verified
+def check(original: Source | Baseline, rewritten: Source, *, input_shapes: ShapesLike | None = None) -> Check:
     """Hold a rewritten model to what its original does.
 
+    An example is in docs/python.md under "Comparing".
+
     Args:
-        original: the model, or what it was found to do.
-        rewritten: the model to judge.
+        original: the model: a path, a ModelProto or a result; or what it was found to do.
+        rewritten: the model to judge, likewise.
         input_shapes: for inputs of the original with unknown dimensions.
 
     Raises:
+        ModelError: a file is no whole ONNX model.
         CheckError: the checker or the engine refuses it though it accepted the original, at any of the levels
             of optimisation; an output changed its shape, or has NaN or Inf where the original has none.
     """
-    if isinstance(original, Baseline):
-        with on_disk(rewritten) as candidate:
+    with on_disk(rewritten, "rewritten") as candidate:
+        if isinstance(original, Baseline):
             return _check(original, candidate)
-    model = as_model(original)
-    with on_disk(model) as path:
-        return check(baseline(dataclasses.replace(model, path=path), input_shapes or {}), rewritten)
+        model = as_model(original, "original")
+        with on_disk(model) as path:
+            here = dataclasses.replace(model, path=path)
+            return _check(baseline(here, as_input_shapes(input_shapes)), candidate)
 
 
 def _check(original: Baseline, candidate: Path) -> Check:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnxdecomp.arguments import naming, verified
 from onnxdecomp.comparing.tally import Fidelity, Tally
-from onnxdecomp.errors import CheckError
-from onnxdecomp.ir import Array, InputShapes, Source, as_model, on_disk
-from onnxdecomp.runtime import Feeds, Outputs, open_in_onnxruntime, random_feeds
-from onnxdecomp.sampling import BATCH, Samples
+from onnxdecomp.errors import CheckError, UsageError
+from onnxdecomp.ir import Array, ShapesLike, Source, as_input_shapes, as_model, on_disk
+from onnxdecomp.runtime import Feeds, InputSpec, Outputs, input_specs, open_in_onnxruntime, random_feeds
+from onnxdecomp.sampling import (
+    BATCH,
+    FeedReader,
+    Samples,
+    SamplesLike,
+    as_samples,
+    conformed,
+    feed_arrays,
+    feeds_of,
+)
 
 
 def compare_outputs(pairs: Iterable[tuple[Outputs, Outputs]]) -> list[Fidelity]:
@@ -43,6 +54,8 @@ def _require_alike(name: str, a: Array | np.generic, b: Array) -> None:
 class Comparison:
     """How far two models are apart; iterates over the outputs.
 
+    An example is in docs/python.md under "Comparing".
+
     Attributes:
         inputs: what both ran on: "random", "feeds" or "samples".
         samples: where the samples lie; None where they are none, or lie in no file.
@@ -70,35 +83,56 @@ class Comparison:
         return {"inputs": where, "outputs": [each.to_dict() for each in self.outputs]}
 
 
+@verified
 def compare(
     a: Source,
     b: Source,
-    feeds: Samples | Iterable[Feeds] | None = None,
+    feeds: SamplesLike | None = None,
     *,
-    input_shapes: InputShapes | None = None,
+    input_shapes: ShapesLike | None = None,
 ) -> Comparison:
     """Run two models in ONNX Runtime on the same inputs.
 
+    An example is in docs/python.md under "Comparing".
+
     Args:
-        a: the reference: a path, or a model that holds all its data.
+        a: the reference: a path, a ModelProto that holds all its data, or a result.
         b: the model judged against it; it must have the inputs of `a`.
-        feeds: samples, or sets of inputs; None makes up one set of random ones.
+        feeds: Samples, or a path to open them at; or sets of inputs, dicts of arrays by input name (for a
+            single input its array will do) that are run as they are; None makes up one set of random ones.
         input_shapes: for random inputs with unknown dimensions.
 
     Raises:
         ModelError, RunError, MissingExtraError: a model does not load or run.
-        UsageError: random inputs cannot be made up for unknown dimensions.
+        UsageError: the feeds do not fit; or random inputs cannot be made up for unknown dimensions.
         CheckError: an output is missing or changed its shape or type.
     """
     # An input that is damaged is told apart from one that a runtime refuses.
-    first, second = as_model(a), as_model(b)
-    inputs, path, note = "feeds", None, None
+    first, second = as_model(a, "a"), as_model(b, "b")
+    shapes = as_input_shapes(input_shapes)
+    samples: Samples | None = None
+    runs: Iterable[Feeds]
     if feeds is None:
-        inputs, feeds = "random", [random_feeds(first.proto, input_shapes or {})]
-    elif isinstance(feeds, Samples):
-        inputs, path, note = "samples", feeds.path, feeds.note
-        feeds = feeds.batches(BATCH)
+        inputs, runs = "random", [random_feeds(first.proto, shapes)]
+    elif isinstance(feeds, Samples | str | os.PathLike):
+        samples = as_samples(feeds, first, "feeds")
+        inputs, runs = "samples", samples.batches(BATCH)
+    else:
+        inputs, runs = "feeds", _as_they_are(feeds, input_specs(first.proto))
     with on_disk(first) as here, on_disk(second) as there:
         runners = open_in_onnxruntime(here), open_in_onnxruntime(there)
-        outputs = compare_outputs((runners[0].run(each), runners[1].run(each)) for each in feeds)
+        outputs = compare_outputs((runners[0].run(each), runners[1].run(each)) for each in runs)
+    path, note = (samples.path, samples.note) if samples is not None else (None, None)
     return Comparison(inputs=inputs, samples=path, outputs=tuple(outputs), note=note)
+
+
+def _as_they_are(feeds: Iterable[Any] | FeedReader, specs: Sequence[InputSpec]) -> Iterator[Feeds]:
+    """Feeds one by one, each a run of its own."""
+    number = -1
+    for number, feed in enumerate(feeds_of(feeds)):
+        with naming("feeds"):
+            name = f"feed {number}"
+            arrays = conformed(feed_arrays(feed, specs, name), specs, name)
+        yield arrays
+    if number < 0:
+        raise UsageError("`feeds`: there are none")

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.comparing.checking import Baseline
 from onnxdecomp.comparing.pairs import compare_outputs
 from onnxdecomp.comparing.tally import Fidelity, class_axis
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Array, Source, on_disk
 from onnxdecomp.runtime import Outputs, Runner, open_in_onnxruntime
-from onnxdecomp.sampling import BATCH, Labels, Samples
+from onnxdecomp.sampling import BATCH, Samples, SamplesLike, as_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
     """Fidelity on held-out samples.
+
+    An example is in docs/python.md under "Comparing".
 
     Attributes:
         fitted: samples the factors were fitted to.
@@ -44,38 +49,48 @@ class Quality:
         }
 
 
+@verified
 def measure_quality(
     original: Source | Baseline,
     rewritten: Source,
-    held_out: Samples,
+    held_out: SamplesLike,
     *,
     fitted: int = 0,
-    labels: Labels | None = None,
+    labels: Array | Sequence[int] | None = None,
 ) -> Quality:
     """Run both models in ONNX Runtime on samples held out.
+
+    An example is in docs/python.md under "Comparing".
 
     Args:
         original: the model, or what it was found to do, of which the loaded model is used if it was kept.
         rewritten: the model judged against it.
-        held_out: samples that no factor was fitted to.
+        held_out: samples that no factor was fitted to, or what `open_samples` makes them of.
         fitted: how many it was fitted to, for the report.
-        labels: the class of each sample held out, or None.
+        labels: the class of each sample held out, shape (len(held_out),), or None.
 
     Raises:
         RunError, MissingExtraError: a model does not run.
         CheckError: an output is missing or changed its shape or type.
         UsageError: there are labels, but no output has a class for each sample.
     """
-    with on_disk(rewritten) as candidate:
-        second = open_in_onnxruntime(candidate)
+    if fitted < 0:
+        raise UsageError(f"`fitted` {fitted}: give a number of 0 or more")
+    known = None if labels is None else np.asarray(labels)
+    if known is not None and (known.ndim != 1 or known.dtype.kind not in "iu"):
+        raise UsageError("`labels`: give one whole number for each sample")
+    with ExitStack() as stack:
+        candidate = stack.enter_context(on_disk(rewritten, "rewritten"))
         if isinstance(original, Baseline):
-            first = original.in_onnxruntime()
-            return _measure(first, second, held_out, fitted, labels)
-        with on_disk(original) as path:
-            return _measure(open_in_onnxruntime(path), second, held_out, fitted, labels)
+            path, first = original.path, original.in_onnxruntime
+        else:
+            path = stack.enter_context(on_disk(original, "original"))
+            first = partial(open_in_onnxruntime, path)
+        samples = as_samples(held_out, path, "held_out")
+        return _measure(first(), open_in_onnxruntime(candidate), samples, fitted, known)
 
 
-def _measure(first: Runner, second: Runner, held_out: Samples, fitted: int, labels: Labels | None) -> Quality:
+def _measure(first: Runner, second: Runner, held_out: Samples, fitted: int, labels: Array | None) -> Quality:
     predicted: tuple[list[Array], list[Array]] = ([], [])
 
     def pairs() -> Iterator[tuple[Outputs, Outputs]]:

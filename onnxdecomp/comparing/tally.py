@@ -16,6 +16,8 @@ from onnxdecomp.ir import Array
 class Fidelity:
     """How output b differs from output a, over all samples together.
 
+    An example is in docs/python.md under "Comparing".
+
     Attributes:
         name: of the output.
         relative_l2: ‖a − b‖ / ‖a‖; None where a is zero and b is not.

@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from onnxdecomp.arguments import verified
 
+
+@verified
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Channels between the convolutions of a chain, per group; None on a side that has no factor."""
+    """Channels between the convolutions of a chain, per group; None on a side that has no factor.
+
+    An example is in docs/python.md under "Rewriting".
+    """
 
     input: int | None
     output: int | None
@@ -18,6 +24,7 @@ class Ranks:
         """In a word: "64/96"; "–" on a side without a factor."""
         return "/".join("–" if rank is None else str(rank) for rank in (self.input, self.output))
 
+    @verified
     def shares(self, channels: tuple[int, int]) -> tuple[float, float]:
         """What is left of the channels (in, out) of a group, 1 on a side without a factor."""
         c_in, c_out = channels

@@ -1,4 +1,5 @@
 from .batchnorm import BatchNorm as BatchNorm
+from .files import as_folder as as_folder
 from .files import require_distinct as require_distinct
 from .files import require_target as require_target
 from .files import write_file as write_file
@@ -25,6 +26,8 @@ from .saving import save as save
 from .saving import staged as staged
 from .shapes import InputShapes as InputShapes
 from .shapes import Shape as Shape
+from .shapes import ShapesLike as ShapesLike
+from .shapes import as_input_shapes as as_input_shapes
 from .shapes import batched_shapes as batched_shapes
 from .shapes import declared_shape as declared_shape
 from .shapes import fixed_input_shapes as fixed_input_shapes

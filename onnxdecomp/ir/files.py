@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from onnxdecomp.arguments import PathLike
 from onnxdecomp.errors import OutputError, UsageError
 
 _HINTS = {
@@ -19,6 +20,23 @@ _HINTS = {
     errno.EACCES: "choose a folder that can be written",
     errno.EPERM: "choose a folder that can be written",
 }
+
+
+def as_folder(path: PathLike | None, parameter: str) -> Path | None:
+    """`path` as a folder that is there; None stays None.
+
+    Args:
+        path: of the folder.
+        parameter: by which it was given, for messages.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if path is None:
+        return None
+    if not Path(path).is_dir():
+        raise UsageError(f"`{parameter}`: there is no folder {path}; create it first")
+    return Path(path)
 
 
 def write_text(path: Path, text: str, keep: set[Path]) -> None:

@@ -9,11 +9,12 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Annotated, Protocol, TypeAlias, runtime_checkable
 
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
+from onnxdecomp.arguments import naming
 from onnxdecomp.errors import ModelError, UsageError
 from onnxdecomp.ir.spool import Spool
 from onnxdecomp.ir.tensors import Extent, all_tensors, extent, inline_nbytes, is_external, verify_external
@@ -61,9 +62,37 @@ class Model:
         own = {self.path.resolve()} if self.path is not None else set()
         return own | {part.file.resolve() for part in self.extents()}
 
+    def whole(self) -> ModelProto:
+        """The protobuf with all data inside: its own where nothing is external, else a copy.
+
+        Raises:
+            UsageError: it would be larger than a protobuf can be.
+        """
+        if not self.extents():
+            return self.proto
+        if self.nbytes() > PROTOBUF_LIMIT:
+            raise UsageError("the model is too large for one ModelProto (2 GB): write it with `save`")
+        proto = self.copy().proto
+        for tensor in filter(is_external, all_tensors(proto)):
+            tensor.raw_data = extent(tensor, self.folder).read()
+            tensor.ClearField("data_location")
+            del tensor.external_data[:]
+        return proto
+
+
+@runtime_checkable
+class HoldsModel(Protocol):
+    """What has come to a model, as the result of a rewrite or of a search has."""
+
+    def as_model(self) -> Model:
+        """That model."""
+        ...
+
 
 # What functions take for a model.
-Source: TypeAlias = Model | ModelProto | str | os.PathLike[str]
+Source: TypeAlias = Annotated[
+    Model | ModelProto | HoldsModel | str | os.PathLike[str], "a path, a ModelProto or a result"
+]
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -89,16 +118,28 @@ def load(path: str | os.PathLike[str]) -> Model:
     return Model(proto=proto, folder=file.parent, path=file)
 
 
-def as_model(source: Source) -> Model:
-    """`source` as a Model: a path is loaded, a ModelProto wrapped (it must hold all its data)."""
+def as_model(source: Source, parameter: str = "model") -> Model:
+    """`source` as a Model: a path is loaded, a ModelProto wrapped (it must hold all its data).
+
+    Args:
+        source: a model, or what has come to one.
+        parameter: by which it was given, for messages.
+
+    Raises:
+        ModelError: the file is no whole ONNX model.
+        UsageError: a ModelProto's data lie in other files.
+    """
     if isinstance(source, Model):
         return source
-    if not isinstance(source, ModelProto):
-        return load(source)
-    _require_model(source, "the model")
-    if any(is_external(tensor) for tensor in all_tensors(source)):
-        raise UsageError("the model keeps data in other files; pass its path instead of the ModelProto")
-    return Model(proto=source, folder=Path())
+    if isinstance(source, HoldsModel):
+        return source.as_model()
+    with naming(parameter):
+        if not isinstance(source, ModelProto):
+            return load(source)
+        _require_model(source, "the ModelProto")
+        if any(is_external(tensor) for tensor in all_tensors(source)):
+            raise UsageError("the model keeps data in other files; pass its path instead of the ModelProto")
+        return Model(proto=source, folder=Path())
 
 
 def _require_model(proto: ModelProto, what: str) -> None:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from onnx import ModelProto
 
+from onnxdecomp.errors import ModelError
 from onnxdecomp.ir.files import explained, require_target
 from onnxdecomp.ir.model import PROTOBUF_LIMIT, Model, Source, as_model
 from onnxdecomp.ir.spool import point_to
@@ -65,16 +66,27 @@ def staged(model: Model, path: Path, keep: set[Path]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def on_disk(source: Source) -> Iterator[Path]:
-    """Where a model lies as a file: its own, or one that is gone after the block."""
+def on_disk(source: Source, parameter: str = "model", *, beside: Path | None = None) -> Iterator[Path]:
+    """Where a model lies as a file: its own, or one that is gone after the block.
+
+    Args:
+        source: a path is not read.
+        parameter: by which it was given, for messages.
+        beside: the folder for a file that is gone after the block; None is the system's.
+
+    Raises:
+        ModelError: there is no such file.
+    """
     if isinstance(source, str | os.PathLike):
+        if not Path(source).is_file():
+            raise ModelError(f"`{parameter}`: cannot read {source}: no such file")
         yield Path(source)
         return
-    model = as_model(source)
+    model = as_model(source, parameter)
     if model.path is not None:
         yield model.path
         return
-    with tempfile.TemporaryDirectory(prefix=".onnxdecomp.") as folder:
+    with tempfile.TemporaryDirectory(prefix=".onnxdecomp.", dir=beside) as folder:
         save(model, Path(folder) / "model.onnx")
         yield Path(folder) / "model.onnx"
 

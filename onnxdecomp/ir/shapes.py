@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
 
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
@@ -13,6 +15,10 @@ from onnxdecomp.ir.graph import ONNX_DOMAINS, scopes
 
 Shape = tuple[int | None, ...]
 InputShapes = Mapping[str, tuple[int, ...]]
+# What functions take for them.
+ShapesLike: TypeAlias = Annotated[
+    str | Mapping[str, Iterable[int]] | Sequence[str], 'shapes by input, as in {"x": (1, 3)} or "x:1,3"'
+]
 
 # Initialisers up to this many elements are kept for inference: shapes, axes and indices live in them.
 _SMALL = 4096
@@ -57,6 +63,34 @@ def declared_shape(value: ValueInfoProto) -> Shape | None:
     return tuple(
         d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim
     )
+
+
+def as_input_shapes(given: ShapesLike | None) -> InputShapes:
+    """Shapes by the names of inputs; as texts `NAME:DIMS`, x:1,3,224,224, a scalar's as `x:`.
+
+    Raises:
+        UsageError: a text is not of that form, or a shape is none.
+    """
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return {name: _as_shape(dims, f"{name}: give whole numbers") for name, dims in given.items()}
+    found = {}
+    for text in [given] if isinstance(given, str) else given:
+        name, colon, dims = text.rpartition(":")
+        says = f"{text}: write NAME:DIMS, as in x:1,3,224,224"
+        found[name] = _as_shape(filter(str.strip, dims.split(",")) if colon and name else "?", says)
+    return found
+
+
+def _as_shape(dims: Iterable[Any], says: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(dim) if isinstance(dim, str) else operator.index(dim) for dim in dims)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"`input_shapes` {says}") from error
+    if any(not 0 <= dim < 2**31 for dim in shape):
+        raise UsageError(f"`input_shapes` {says}")
+    return shape
 
 
 def fixed_input_shapes(model: ModelProto, given: InputShapes) -> dict[str, Shape | None]:

@@ -27,6 +27,8 @@ LINEAR_OPS = ("Gemm", "MatMul")
 class Site:
     """One Conv (ONNX operator Conv, any rank), Gemm or MatMul with a constant right-hand side, and its cost.
 
+    An example is in docs/python.md under "Looking into a model".
+
     Attributes:
         name: unique key in the model: the path of its subgraph or function, then the node's name if that
             is unique and not empty, else its output tensor.
@@ -75,8 +77,8 @@ class Site:
             return None
         return math.prod(self.sizes[1]) * self.params
 
-    def to_dict(self, fit: tuple[str, ...] | str) -> dict[str, Any]:
-        """The entry of this site in the JSON of `inspect`; `fit` is what `fitting_methods` says."""
+    def to_dict(self) -> dict[str, Any]:
+        """What the JSON of `inspect` says of the site itself."""
         channels = {"in": self.channels[0], "out": self.channels[1]} if self.channels else None
         return {
             "name": self.name,
@@ -87,8 +89,6 @@ class Site:
             "groups": self.groups,
             "params": self.params,
             "macs": self.macs,
-            "methods": [] if isinstance(fit, str) else list(fit),
-            "reason": fit if isinstance(fit, str) else None,
         }
 
 

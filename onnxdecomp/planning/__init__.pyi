@@ -13,6 +13,8 @@ from .knapsack import front as front
 from .methods import applicable as applicable
 from .methods import rank_limits as rank_limits
 from .plan import Plan as Plan
+from .plan import PlanLike as PlanLike
+from .plan import as_plan as as_plan
 from .plan import verify as verify
 from .policy import AUTO as AUTO
 from .policy import Policy as Policy

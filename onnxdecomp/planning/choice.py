@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.factors import ONE_RANK, Ranks
 
 
+@verified
 @dataclass(frozen=True, slots=True)
 class Choice:
     """How one site is decomposed.
+
+    An example is in docs/python.md under "Rewriting".
 
     Attributes:
         method: one of `onnxdecomp.factors.METHODS`; "tucker1" decomposes the one mode that has a rank.

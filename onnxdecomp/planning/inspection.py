@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from onnxdecomp.ir import InputShapes, Site, Source, as_model, survey_with_weights
+from onnxdecomp.arguments import verified
+from onnxdecomp.ir import ShapesLike, Site, Source, as_input_shapes, as_model, survey_with_weights
 from onnxdecomp.planning.policy import Policy, fitting_methods
+from onnxdecomp.planning.spectra import SiteSpectra, find_spectra
 from onnxdecomp.progress import Progress, silent, tracked
-
-if TYPE_CHECKING:
-    from onnxdecomp.planning.spectra import SiteSpectra
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Inspection:
     """What is there, and what can be done with it.
+
+    An example is in docs/python.md under "Looking into a model".
 
     Attributes:
         sites: every Conv, in graph order, and products with constant matrices where they were asked for.
@@ -32,25 +33,34 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """The JSON report."""
         by_name = {each.site.name: each.to_dict() for each in self.spectra}
-        entries = [site.to_dict(fitting_methods(site, self.policy)) for site in self.sites]
+        entries = [site.to_dict() | _fit(fitting_methods(site, self.policy)) for site in self.sites]
         for entry in entries if self.spectra else ():
             entry["spectrum"] = by_name.get(entry["name"])
         return {"sites": entries, "notes": list(self.notes)}
 
 
+def _fit(methods: tuple[str, ...] | str) -> dict[str, Any]:
+    if isinstance(methods, str):
+        return {"methods": [], "reason": methods}
+    return {"methods": list(methods), "reason": None}
+
+
+@verified
 def inspect(
     model: Source,
     *,
     policy: Policy | None = None,
-    input_shapes: InputShapes | None = None,
+    input_shapes: ShapesLike | None = None,
     freeze_weights: bool = False,
     spectrum: bool = False,
     progress: Progress = silent,
 ) -> Inspection:
     """Every Conv of a model, its cost, and how it can be decomposed or why not.
 
+    An example is in docs/python.md under "Looking into a model".
+
     Args:
-        model: a path, or a model that holds all its data.
+        model: a path, a ModelProto that holds all its data, or a result.
         policy: which decompositions may be chosen, and whether Gemm and MatMul are listed too.
         input_shapes: shapes for inputs with unknown dimensions; an unknown batch counts as 1.
         freeze_weights: treat weights that callers may override as constant.
@@ -62,15 +72,12 @@ def inspect(
         UsageError: `input_shapes` does not fit the model's inputs.
     """
     policy = policy or Policy()
-    source, shapes = as_model(model), input_shapes or {}
+    source, shapes = as_model(model), as_input_shapes(input_shapes)
     found = survey_with_weights(
         source, input_shapes=shapes, freeze=freeze_weights, linear=policy.wants_linear
     )
     spectra: tuple[SiteSpectra, ...] = ()
     if spectrum:
-        # Most inspections need no spectra, and with them TensorLy would be loaded.
-        from onnxdecomp.planning.spectra import find_spectra
-
         anchors = tracked(found.anchors, "reading spectra", progress, lambda each: each.site.name)
         spectra = tuple(find_spectra(anchors, policy, source.folder))
     return Inspection(

@@ -8,18 +8,23 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
+from onnxdecomp.arguments import PathLike, naming, verified
 from onnxdecomp.errors import UsageError, first_line
 from onnxdecomp.factors import METHODS, ONE_RANK, Ranks
-from onnxdecomp.ir import Site
+from onnxdecomp.ir import Site, write_text
 from onnxdecomp.planning.choice import Choice
 from onnxdecomp.planning.methods import applicable, rank_limits
 
 
+@verified
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The choices by site name; sites it does not name stay as they are."""
+    """The choices by site name; sites it does not name stay as they are.
+
+    An example is in docs/python.md under "Rewriting".
+    """
 
     sites: Mapping[str, Choice] = field(default_factory=dict)
 
@@ -36,12 +41,18 @@ class Plan:
         return {"version": 1, "sites": sites}
 
     @classmethod
+    @verified
     def from_json(cls, text: str) -> Plan:
         """The plan that `to_json` wrote, or a person.
 
         Raises:
             UsageError: not JSON, or not a plan; the message names the site.
         """
+        with naming("text"):
+            return cls._parse(text)
+
+    @classmethod
+    def _parse(cls, text: str) -> Plan:
         try:
             document = json.loads(text, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
@@ -63,15 +74,46 @@ class Plan:
             raise UsageError('the plan must be {"version": 1, "sites": {…}} and nothing more')
         return cls({name: _choice(name, entry) for name, entry in sites.items()})
 
+    @verified
+    def save(self, path: PathLike) -> None:
+        """Write the document that `to_json` makes, whole or not at all.
+
+        Raises:
+            OutputError: the folder is missing, read-only or full.
+            UsageError: `path` is a folder.
+        """
+        write_text(Path(path), self.to_json(), keep=set())
+
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Plan:
-        """The plan in the file at `path`; raises UsageError as `from_json` does, or if it cannot be read."""
+    @verified
+    def load(cls, path: PathLike) -> Plan:
+        """The plan in the file at `path`, which `save` wrote, or a person.
+
+        Raises:
+            UsageError: it cannot be read, or as `from_json`; the message names the file.
+        """
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin with a byte order mark
         except OSError as error:
             raise UsageError(f"cannot read the plan {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise UsageError(f"cannot read the plan {path}: it is not a text file") from error
+        try:
+            return cls._parse(text)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+
+
+# What functions take for a plan.
+PlanLike: TypeAlias = Annotated[Plan | str | os.PathLike[str], "a Plan or the path of one"]
+
+
+def as_plan(plan: PlanLike) -> Plan:
+    """`plan`, loaded where it is a path; raises as `Plan.load`."""
+    if isinstance(plan, Plan):
+        return plan
+    with naming("plan"):
+        return Plan.load(plan)
 
 
 def _choice(name: str, entry: Any) -> Choice:
@@ -81,10 +123,9 @@ def _choice(name: str, entry: Any) -> Choice:
     ranks = entry["ranks"]
     if not isinstance(ranks, dict) or set(ranks) - {"in", "out"}:
         raise UsageError(f'{where}: ranks must be {{"in": …, "out": …}}')
-    choice = Choice(entry["method"], Ranks(ranks.get("in"), ranks.get("out")))
-    if (flaw := _flaw(choice)) is not None:
+    if (flaw := _flaw(entry["method"], ranks.get("in"), ranks.get("out"))) is not None:
         raise UsageError(f"{where}: {flaw}")
-    return choice
+    return Choice(entry["method"], Ranks(ranks.get("in"), ranks.get("out")))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -95,20 +136,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _flaw(choice: Choice) -> str | None:
-    """Why no site could be decomposed by `choice`, or None."""
-    ranks = (choice.ranks.input, choice.ranks.output)
-    given = [rank for rank in ranks if rank is not None]
-    if choice.method not in METHODS:
-        return f"unknown method {choice.method!r}; it is one of {', '.join(METHODS)}"
+def _flaw(method: Any, rank_in: Any, rank_out: Any) -> str | None:
+    """Why no site could be decomposed by `method` at these ranks, or None."""
+    given = [rank for rank in (rank_in, rank_out) if rank is not None]
+    if not isinstance(method, str) or method not in METHODS:
+        return f"unknown method {method!r}; it is one of {', '.join(METHODS)}"
     for rank in given:
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
             return f"a rank must be a whole number above 0, not {rank!r}"
-    if len(given) != (1 if choice.method == "tucker1" else 2):
-        need = "a rank for exactly one mode" if choice.method == "tucker1" else "a rank for both modes"
-        return f"{choice.method} needs {need}"
-    if choice.method in ONE_RANK and given[0] != given[1]:
-        return f"{choice.method} has a single rank; give in and out the same"
+    if len(given) != (1 if method == "tucker1" else 2):
+        need = "a rank for exactly one mode" if method == "tucker1" else "a rank for both modes"
+        return f"{method} needs {need}"
+    if method in ONE_RANK and given[0] != given[1]:
+        return f"{method} has a single rank; give in and out the same"
     return None
 
 
@@ -123,18 +163,20 @@ def verify(plan: Plan, sites: Iterable[Site]) -> None:
         site = by_name.get(name)
         if site is None:
             raise UsageError(
-                f"plan, site '{name}': the model has no such Conv; `onnxdecomp inspect` lists them"
+                f"`plan`, site '{name}': the model has no such Conv; `onnxdecomp inspect` lists them"
             )
-        if (flaw := _flaw(choice)) is not None:
-            raise UsageError(f"plan, site '{name}': {flaw}")
+        if (flaw := _flaw(choice.method, choice.ranks.input, choice.ranks.output)) is not None:
+            raise UsageError(f"`plan`, site '{name}': {flaw}")
         if site.obstacle is not None:
-            raise UsageError(f"plan, site '{name}' cannot be decomposed: {site.obstacle}")
+            raise UsageError(f"`plan`, site '{name}' cannot be decomposed: {site.obstacle}")
         if choice.method not in applicable(site):
             fit = ", ".join(applicable(site))
-            raise UsageError(f"plan, site '{name}' cannot be decomposed by {choice.method}; {fit} would fit")
+            raise UsageError(
+                f"`plan`, site '{name}' cannot be decomposed by {choice.method}; {fit} would fit"
+            )
         ranks, limits = (choice.ranks.input, choice.ranks.output), rank_limits(site, choice.method)
         for side, rank, limit in zip(("in", "out"), ranks, limits, strict=True):
             if rank is not None and rank > limit:
                 raise UsageError(
-                    f"plan, site '{name}': rank {side}={rank} exceeds its {limit} channels a group"
+                    f"`plan`, site '{name}': rank {side}={rank} exceeds its {limit} channels a group"
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.factors import METHODS
 from onnxdecomp.ir import Site
@@ -16,9 +17,12 @@ AUTO = "auto"
 DEFAULTS = ("tucker2", "tucker1", "svd")
 
 
+@verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What a rule may choose.
+
+    An example is in docs/python.md under "Rewriting".
 
     Attributes:
         method: one of `METHODS` keeps the sites it does not fit; "auto" takes, per site, the one with the

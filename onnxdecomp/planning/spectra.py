@@ -10,7 +10,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from onnxdecomp.factors import Floats, Spectrum, spectra
+from onnxdecomp.factors import Floats, Spectrum
 from onnxdecomp.ir import Anchor, NotFiniteError, Site, read_finite_weight
 from onnxdecomp.planning.choice import Choice
 from onnxdecomp.planning.choosing import choose_ranks
@@ -26,6 +26,8 @@ RULES = ("0.25", "energy=0.9", "vbmf", "params=0.5", "macs=0.5")
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SiteSpectra:
     """The spectra of one site and the choices of the rules; worthwhile or not.
+
+    An example is in docs/python.md under "Looking into a model".
 
     Attributes:
         site: the site.
@@ -66,6 +68,8 @@ class SiteSpectra:
 
 def find_spectra(anchors: Iterable[Anchor], policy: Policy, folder: Path) -> Iterator[SiteSpectra]:
     """The spectra of every site that can be decomposed, one weight in memory at a time."""
+    from onnxdecomp.factors import spectra  # with TensorLy, slow to load; most inspections need none
+
     for anchor in anchors:
         methods = fitting_methods(anchor.site, policy)
         if isinstance(methods, str):

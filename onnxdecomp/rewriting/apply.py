@@ -6,50 +6,65 @@ from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 
+from onnxdecomp.arguments import PathLike, verified
 from onnxdecomp.errors import NothingSelectedError, UsageError
 from onnxdecomp.fitting import Factors, factor_all, fit_all, largest_first
-from onnxdecomp.ir import InputShapes, Source, Survey, as_model
+from onnxdecomp.ir import ShapesLike, Source, Survey, as_folder, as_input_shapes, as_model
 from onnxdecomp.lowering import Splicer
-from onnxdecomp.planning import Choice, Plan, Policy, Unit
+from onnxdecomp.planning import Choice, Plan, PlanLike, Policy, Unit, as_plan
 from onnxdecomp.progress import Progress, silent, tracked
 from onnxdecomp.rewriting.deciding import clamped, decide, decided_units, why_nothing
+from onnxdecomp.rewriting.proving import proven
 from onnxdecomp.rewriting.request import Request
 from onnxdecomp.rewriting.result import Result, report_of, totals_of
-from onnxdecomp.sampling import Samples
+from onnxdecomp.sampling import Samples, SampleSets, SamplesLike, as_samples
+
+# More threads than any machine has only wait for each other.
+_MOST_JOBS = 1024
 
 
+@verified
 def rewrite(
     model: Source,
     rank: str | int | float | None = None,
     *,
-    plan: Plan | None = None,
+    plan: PlanLike | None = None,
     policy: Policy | None = None,
     only: str | None = None,
     skip: str | None = None,
     fold_bn: bool = True,
     freeze_weights: bool = False,
-    input_shapes: InputShapes | None = None,
-    data: Samples | None = None,
-    scratch: Path | None = None,
+    input_shapes: ShapesLike | None = None,
+    data: SampleSets | SamplesLike | None = None,
+    scratch: PathLike | None = None,
     jobs: int = -1,
+    check: bool = True,
     progress: Progress = silent,
 ) -> Result:
-    """Replace Convs by chains of smaller ones; everything else of the model stays as it is.
+    """Replace Convs by chains of smaller ones, and check the new model; all else of it stays as it is.
+
+    The check runs both models and compares: see `Result.check` for what came of it.
+
+    An example is in docs/python.md under "Rewriting".
 
     Args:
-        model: a path, or a model that holds all its data; never changed.
+        model: a path, a ModelProto that holds all its data, or a result; never changed.
         rank: 0.25, "in=0.25,out=0.5", 32, "energy=0.9", "vbmf", …; see `onnxdecomp.planning.rules`.
-        plan: explicit choices instead of `rank`, carried out to the letter.
+        plan: explicit choices instead of `rank`, carried out to the letter; a path is loaded.
         policy: what `rank` may choose; see `Policy`.
         only: regular expression searched in site names: the others are kept.
         skip: regular expression searched in site names: these are kept.
         fold_bn: fold a BatchNormalization that alone consumes a Conv before factoring.
         freeze_weights: treat weights that callers may override as constant.
-        input_shapes: shapes for inputs with unknown dimensions, for the costs reported.
-        data: samples to fit the factors to; None for plain factors.
+        input_shapes: shapes for inputs with unknown dimensions, for the costs reported and for the check.
+        data: samples to fit the factors to: all of these (what `open_samples` takes will do), or the part of
+            SampleSets that is for it, and then `Result.quality` is measured on the other; None for plain
+            factors.
         scratch: folder for activations, and for the factors of external weights until they are saved; None is
             the system's.
         jobs: how many weights are factored at a time; -1 is one per core.
+        check: hold the new model to what the original does, as the function `check`; a model that cannot be
+            run here is not checked, and `Result.check` says so.
         progress: told of every weight that is done.
 
     Returns:
@@ -57,12 +72,22 @@ def rewrite(
 
     Raises:
         ModelError: the file is no whole ONNX model.
-        UsageError: a rank, plan, shape or regular expression that cannot be obeyed.
+        UsageError: an argument that cannot be obeyed, as a rank, a plan, a shape or a regular expression.
+        CheckError: the new model fails where the original does not, or its outputs changed their shapes.
         NothingSelectedError: no Conv was chosen (an explicitly empty plan is fine).
     """
-    request = Request.parse(rank, plan, policy, only, skip)
-    found = request.survey(as_model(model), input_shapes or {}, freeze=freeze_weights, fold_bn=fold_bn)
-    return carry_out(request, found, data=data, scratch=scratch, jobs=jobs, progress=progress)
+    if not 0 < abs(jobs) <= _MOST_JOBS:
+        raise UsageError(f"`jobs` {jobs}: give a number from 1 to {_MOST_JOBS}, or -1 for one per core")
+    request = Request.parse(rank, None if plan is None else as_plan(plan), policy, only, skip)
+    folder, shapes, source = as_folder(scratch, "scratch"), as_input_shapes(input_shapes), as_model(model)
+    sets, fitted = None, None
+    if isinstance(data, SampleSets):
+        sets, fitted = data, data.fitted
+    elif data is not None:
+        fitted = as_samples(data, source, "data")
+    found = request.survey(source, shapes, freeze=freeze_weights, fold_bn=fold_bn)
+    result = carry_out(request, found, data=fitted, scratch=folder, jobs=jobs, progress=progress)
+    return proven(result, source, checked=check, input_shapes=shapes, sets=sets, scratch=folder)
 
 
 def carry_out(
@@ -89,7 +114,7 @@ def carry_out(
             outcomes |= dict.fromkeys(names, outcome)
             decisions |= dict.fromkeys(names, outcome.choice)
         elif request.plan is not None:
-            raise UsageError(f"plan, site '{unit.name}' cannot be decomposed: {outcome}")
+            raise UsageError(f"`plan`, site '{unit.name}' cannot be decomposed: {outcome}")
         else:
             decisions |= dict.fromkeys(names, outcome)
     if not outcomes and (request.plan is None or request.plan.sites):

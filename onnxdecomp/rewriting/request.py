@@ -48,8 +48,8 @@ class Request:
             rule=parse_rank(rank) if rank is not None else None,
             plan=plan,
             policy=policy or Policy(),
-            only=_compile(only or ""),
-            skip=_compile(skip) if skip else None,
+            only=_compile("only", only or ""),
+            skip=_compile("skip", skip) if skip else None,
         )
 
     def wants(self, name: str) -> bool:
@@ -65,8 +65,10 @@ class Request:
         return found
 
 
-def _compile(text: str) -> re.Pattern[str]:
+def _compile(parameter: str, text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(f"'{text}' is not a regular expression: {first_line(error)}") from error
+        raise UsageError(
+            f"`{parameter}` '{text}' is not a regular expression: {first_line(error)}"
+        ) from error

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
 
+from onnxdecomp.arguments import PathLike, verified
 from onnxdecomp.comparing import Check, Quality
 from onnxdecomp.fitting import Errors, Factors, Fit
 from onnxdecomp.ir import Model, Site, Survey, staged
@@ -20,6 +20,8 @@ from onnxdecomp.planning import Choice, Plan, chain_macs, chain_params
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteReport:
     """What became of one Conv.
+
+    An example is in docs/python.md under "Rewriting".
 
     Attributes:
         site: the Conv as it was.
@@ -59,6 +61,8 @@ class SiteReport:
 class Totals:
     """(before, after) over all Convs of the model; None where not known.
 
+    An example is in docs/python.md under "Rewriting".
+
     Attributes:
         params: elements of the weights, biases not counted; a weight that several Convs share counts once.
         macs: multiply-accumulates of one run.
@@ -77,7 +81,9 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
-    """The outcome of a rewrite.
+    """The outcome of a rewrite; taken wherever a model is.
+
+    An example is in docs/python.md under "Rewriting".
 
     Attributes:
         rewritten: the new model with the folder of its external data.
@@ -101,21 +107,33 @@ class Result:
 
     @property
     def model(self) -> ModelProto:
-        """The new model; tensors that were external still are, see `save`."""
-        return self.rewritten.proto
+        """The new model with all its data inside; read anew every time where they are external.
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the new model, whole or not at all; external data go to `<path>.data`.
+        Raises:
+            UsageError: it would be larger than a ModelProto can be, 2 GB; write it with `save`.
+        """
+        return self.rewritten.whole()
+
+    def as_model(self) -> Model:
+        """The new model as other functions take it, its external data where they are."""
+        return self.rewritten
+
+    @verified
+    def save(self, path: PathLike) -> None:
+        """Write the new model, whole or not at all; it is not checked again: `check` says what came of that.
+
+        External data go to `<path>.data`.
 
         Raises:
             OutputError: the folder is missing, read-only or full.
-            UsageError: `path` belongs to the original.
+            UsageError: `path` is a folder, or belongs to the original.
         """
         with self.staged(path):
             pass
 
+    @verified
     @contextlib.contextmanager
-    def staged(self, path: str | os.PathLike[str], keep: Iterable[Path] = ()) -> Iterator[Path]:
+    def staged(self, path: PathLike, keep: Set[Path] | Sequence[Path] = ()) -> Iterator[Path]:
         """Write the new model beside `path`, and move it there when the block succeeds.
 
         Yields the whole model's path, for a check of what is about to be delivered.

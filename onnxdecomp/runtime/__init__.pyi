@@ -1,3 +1,4 @@
+from .arrays import as_array as as_array
 from .folders import cache_folder as cache_folder
 from .inputs import Feeds as Feeds
 from .inputs import InputSpec as InputSpec

@@ -56,7 +56,7 @@ def find_providers(shorts: Sequence[str]) -> tuple[list[Provider], list[str]]:
     ort = onnxruntime()
     unknown = [short for short in shorts if short not in PROVIDERS]
     if unknown:
-        raise UsageError(f"`providers` {unknown[0]}: there are {', '.join(PROVIDERS)}")
+        raise UsageError(f"`providers` {unknown[0] or 'of no name'}: there are {', '.join(PROVIDERS)}")
     present = ort.get_available_providers()
     wanted = [PROVIDERS[short] for short in dict.fromkeys(shorts)]
     missing = [
@@ -66,5 +66,5 @@ def find_providers(shorts: Sequence[str]) -> tuple[list[Provider], list[str]]:
     ]
     usable = [each for each in wanted if each.name in present]
     if not usable:
-        raise UsageError("; ".join(missing) or "name a provider")
+        raise UsageError("; ".join(missing) or "`providers` is empty: name one or more")
     return usable, missing

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Array
-from onnxdecomp.runtime import InputSpec, is_floating
+from onnxdecomp.runtime import Feeds, InputSpec, is_floating
 from onnxdecomp.sampling.images import ImageInput
 from onnxdecomp.sampling.preprocessing import VALUE_OPTIONS, Preprocessing
 
@@ -40,6 +40,20 @@ def conversion(spec: InputSpec, array: Array, preprocessing: Preprocessing | Non
         raise UsageError(f"{needs} {spec.dtype}, the samples have {array.dtype}")
     require_shape(spec, array.shape, where)
     return partial(_cast, spec.dtype)
+
+
+def conformed(arrays: Feeds, specs: Sequence[InputSpec], where: str) -> Feeds:
+    """The arrays of one feed as the inputs take them; for inputs that take no numbers, as they are.
+
+    Raises:
+        UsageError: as `conversion`.
+    """
+    converts = {
+        spec.name: conversion(spec, arrays[spec.name], None, where)
+        for spec in specs
+        if spec.dtype is not None
+    }
+    return {name: converts[name](array) if name in converts else array for name, array in arrays.items()}
 
 
 def _image_conversion(

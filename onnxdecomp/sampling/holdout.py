@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
-from onnxdecomp.sampling.labels import Labels, labels_file, read_labels
+from onnxdecomp.ir import Source
+from onnxdecomp.sampling.labels import Labels, LabelsLike, labels_file, read_labels
+from onnxdecomp.sampling.opening import SamplesLike, as_samples
 from onnxdecomp.sampling.samples import Samples
 
 DEFAULT_FITTED = 256
@@ -29,16 +32,19 @@ def hold_out(samples: Samples, count: int, seed: int = 0) -> tuple[Samples, Samp
     if count < 2:
         raise UsageError(f"`count` {count}: fitting needs at least 2, 64 or more do well")
     if total < 3:
-        raise UsageError(f"`data`: {total} sample, but fitting needs 2 and one more to measure on")
+        raise UsageError(f"`samples`: {total} sample, but fitting needs 2 and one more to measure on")
     fitted = min(count, total - max(1, total // _LEAST_SHARE))
     order = [int(i) for i in np.random.default_rng(seed).permutation(total)]
     held = order[fitted : fitted + MOST_HELD_OUT]
     return samples.subset(sorted(order[:fitted])), samples.subset(sorted(held))
 
 
+@verified
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleSets:
     """Samples dealt for two uses.
+
+    An example is in docs/python.md under "Rewriting".
 
     Attributes:
         fitted: to fit to.
@@ -52,9 +58,23 @@ class SampleSets:
     labels: Labels | None = None
     labels_path: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.labels.shape != (len(self.held_out),):
+            raise UsageError(f"`labels`: give one for each of the {len(self.held_out)} samples held out")
+
     @classmethod
-    def draw(cls, samples: Samples, count: int = DEFAULT_FITTED, labels: str | None = None) -> SampleSets:
-        """A seeded draw; see `hold_out` and `read_labels`.
+    @verified
+    def draw(
+        cls, samples: Samples, count: int = DEFAULT_FITTED, labels: LabelsLike | None = None
+    ) -> SampleSets:
+        """A seeded draw of samples to fit to, and others to measure on.
+
+        Where there are hardly more than `count`, an eighth is held out.
+
+        Args:
+            samples: all that there are.
+            count: how many to fit to.
+            labels: the classes of all samples, as `read_labels` takes them.
 
         Raises:
             UsageError: there are too few samples, or the labels do not match them.
@@ -67,3 +87,10 @@ class SampleSets:
     def sources(self) -> set[Path]:
         """The files that samples and labels are read of."""
         return self.fitted.sources() | ({self.labels_path} if self.labels_path is not None else set())
+
+
+def as_sets(samples: SampleSets | SamplesLike, model: Source, parameter: str) -> SampleSets:
+    """Samples dealt for two uses as they are, and of all else a draw; see `as_samples`."""
+    if isinstance(samples, SampleSets):
+        return samples
+    return SampleSets.draw(as_samples(samples, model, parameter))

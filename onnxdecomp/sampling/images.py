@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 import numpy as np
 
@@ -56,13 +57,13 @@ class ImageInput:
                 f"{needs} has {channels} channels as {layout}; images have 1 or 3: give `layout`, or arrays"
             )
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-            if values is not None and len(values) not in (1, channels):
-                raise UsageError(f"{needs} has {channels} channels, `{name}` has {len(values)} values")
+            if values is not None and np.size(values) not in (1, channels):
+                raise UsageError(f"{needs} has {channels} channels, `{name}` has {np.size(values)} values")
         return cls(
             dtype=spec.dtype,
             layout=layout,
             channels=channels,
-            size=preprocessing.size,
+            size=cast(tuple[int, int] | None, preprocessing.size),
             preprocessing=preprocessing,
         )
 
@@ -115,6 +116,10 @@ class ImageInput:
         if self.size in (None, pixels.shape[1:3]):
             return pixels
         return np.stack([self._resized(each) for each in pixels])
+
+    def decoded(self, path: Path) -> Array:
+        """The image at `path` in the size this input takes: bytes 1×H×W×C; raises as `read` does."""
+        return self.sized(self.read(path))
 
     def _resized(self, pixels: Array) -> Array:
         pillow, (height, width) = _pillow(), self.size or (0, 0)

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Array
 from onnxdecomp.sampling.files import open_arrays
 from onnxdecomp.sampling.samples import Samples
 
 Labels = NDArray[np.int64]
+# What functions take for them.
+LabelsLike: TypeAlias = Annotated[
+    str | os.PathLike[str] | Array | Sequence[int], "a path, F.npz:KEY, or an array of classes"
+]
 
 
-def read_labels(spec: str, samples: Samples) -> Labels:
+@verified
+def read_labels(labels: LabelsLike, samples: Samples) -> Labels:
     """The class of each sample drawn, shape (len(samples),).
 
+    An example is in docs/python.md under "Samples".
+
     Args:
-        spec: a CSV file of rows `file,class` (a header may come first; files match by name, whatever their
+        labels: a CSV file of rows `file,class` (a header may come first; files match by name, whatever their
             folder), an .npy file, an array in an .npz file as `F.npz:KEY`, or the name of an array in the
-            .npz file that the samples come from. Arrays hold one class for every sample of the source.
+            .npz file that the samples come from; or an array itself. Arrays hold one class for every
+            sample of the source.
         samples: drawn or not; of ONNX test sets the "file" is the folder.
 
     Raises:
         UsageError: the labels cannot be read, are no integers, or are not one per sample.
     """
+    if not isinstance(labels, str | os.PathLike):
+        return _of_array(np.asarray(labels), "", samples)
+    spec = os.fspath(labels)
     path, key = _parted(spec)
     if key is not None:
         return _of_array(_named(path, key, spec), spec, samples)
@@ -47,9 +62,11 @@ def read_labels(spec: str, samples: Samples) -> Labels:
     return _of_array(_named(samples.path, spec, spec), spec, samples)
 
 
-def labels_file(spec: str) -> Path | None:
-    """The file that labels are read of, resolved; None where `spec` names an array of the samples."""
-    path = _parted(spec)[0]
+def labels_file(labels: LabelsLike) -> Path | None:
+    """The file that labels are read of, resolved; None where there is none but that of the samples."""
+    if not isinstance(labels, str | os.PathLike):
+        return None
+    path = _parted(os.fspath(labels))[0]
     return path.resolve() if path.is_file() else None
 
 
@@ -68,11 +85,12 @@ def _named(path: Path, key: str, spec: str) -> Array:
 
 
 def _of_array(array: Array, spec: str, samples: Samples) -> Labels:
+    where = f"`labels` {spec}".rstrip()
     if array.dtype.kind not in "iu":
-        raise UsageError(f"`labels` {spec}: classes are integers, the array has {array.dtype}")
+        raise UsageError(f"{where}: classes are integers, the array has {array.dtype}")
     if array.shape[:1] != (array.size,) or array.size != samples.total:
         raise UsageError(
-            f"`labels` {spec}: {samples.total} samples need one class each, "
+            f"{where}: {samples.total} samples need one class each, "
             f"the array has the shape {list(array.shape)}"
         )
     return array.reshape(-1).astype(np.int64)[list(samples.indices)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import weakref
 from collections.abc import Callable
@@ -16,11 +17,21 @@ from onnxdecomp.ir import Array
 
 
 class Pixels:
-    """The bytes of images, in a temporary file without a name, which goes with the last who reads them."""
+    """The bytes of images, in a temporary file without a name, which goes with the last who reads them.
+
+    Another process has a file of its own: a copy begins without any, and so does what was forked.
+    """
 
     def __init__(self, decode: Callable[[Path], Array]) -> None:
         """`decode` makes bytes (uint8, any shape) of an image file."""
         self._decode = decode
+        self._forget()
+
+    def __reduce__(self) -> tuple[type[Pixels], tuple[Callable[[Path], Array]]]:
+        return Pixels, (self._decode,)
+
+    def _forget(self) -> None:
+        self._process = os.getpid()
         self._file: BinaryIO | None = None
         self._places: dict[Path, tuple[int, tuple[int, ...]]] = {}
         self._end = 0
@@ -28,6 +39,8 @@ class Pixels:
 
     def read(self, path: Path) -> Array:
         """The bytes of the image at `path`, decoded the first time; raises what `decode` does."""
+        if self._process != os.getpid():
+            self._forget()  # the place in a file that is open in two processes is that of both
         with self._lock:
             place = self._places.get(path)
             if place is not None and self._file is not None:

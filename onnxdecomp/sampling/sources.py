@@ -1,57 +1,31 @@
-"""Where samples come from: arrays in files, ONNX test sets, images, feeds made in Python.
-
-Every source is a row of blocks: an array file or a set of feeds is one block of many samples, an image is
-one of a single sample.
-"""
+"""Where samples come from: arrays in files, ONNX test sets, images, feeds made in Python."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from onnxdecomp.errors import UsageError
+from onnxdecomp.ir import Array
 from onnxdecomp.runtime import Feeds, InputSpec
-from onnxdecomp.sampling.conform import conversion, require_image_shape, require_values, takes_bytes_as_images
+from onnxdecomp.sampling.blocks import Block, Bundle, sample_name
+from onnxdecomp.sampling.conform import (
+    Convert,
+    conversion,
+    require_image_shape,
+    require_values,
+    takes_bytes_as_images,
+)
+from onnxdecomp.sampling.feeds import feed_arrays
 from onnxdecomp.sampling.files import read_arrays, read_test_set, test_sets
 from onnxdecomp.sampling.images import SUFFIXES, ImageInput, require_pillow
 from onnxdecomp.sampling.pixels import Pixels
 from onnxdecomp.sampling.preprocessing import VALUE_OPTIONS, Preprocessing
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Block:
-    """Samples that lie together.
-
-    Attributes:
-        name: what messages call it: the file, or the number of the feed.
-        file: where it lies; None for feeds made in Python.
-        rows: how many samples it has.
-        whole: inputs without a batch axis: every sample has all of them.
-        read: one sample by its number; every array has a first axis of 1, but for those in `whole`.
-    """
-
-    name: str
-    file: Path | None
-    rows: int
-    whole: frozenset[str]
-    read: Callable[[int], Feeds]
-
-    def sample_name(self, row: int) -> str:
-        """What messages call the sample `row`."""
-        return self.name if self.rows == 1 else f"{self.name}[{row}]"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Bundle:
-    """Arrays by input name, as they were found."""
-
-    name: str
-    file: Path | None
-    arrays: Feeds
 
 
 def path_blocks(
@@ -85,8 +59,16 @@ def path_blocks(
     return array_blocks(bundles, specs, preprocessing, str(path))
 
 
-def feed_bundles(feeds: Iterable[Feeds], specs: Sequence[InputSpec], limit: int | None) -> list[Bundle]:
+def feed_bundles(
+    feeds: Iterable[Any], specs: Sequence[InputSpec], limit: int | None, *, copied: bool
+) -> list[Bundle]:
     """The feeds as bundles; with a `limit`, no more of them than hold that many samples.
+
+    Args:
+        feeds: dicts of arrays by input name; for a single input arrays will do.
+        specs: of the inputs.
+        limit: of the samples; None for none.
+        copied: keep copies, as of a source that may fill one array again and again.
 
     Raises:
         UsageError: a feed is no dict, or lacks an input.
@@ -95,14 +77,10 @@ def feed_bundles(feeds: Iterable[Feeds], specs: Sequence[InputSpec], limit: int 
     rows = 0
     for number, feed in enumerate(feeds):
         name = f"feed {number}"
-        if not isinstance(feed, Mapping):
-            raise UsageError(f"{name} is a {type(feed).__name__}; give dicts of arrays by input name")
-        if missing := [spec.name for spec in specs if spec.name not in feed]:
-            has = ", ".join(map(str, feed)) or "none"
-            raise UsageError(f"{name} has no array for the input '{missing[0]}'; it has {has}")
-        arrays = {spec.name: np.asarray(feed[spec.name]) for spec in specs}
-        bundles.append(Bundle(name=name, file=None, arrays=arrays))
-        rows += _rows(arrays, specs)
+        arrays = feed_arrays(feed, specs, name, copied=copied)
+        bundle = _with_sample_axis(Bundle(name=name, file=None, arrays=arrays), specs)
+        bundles.append(bundle)
+        rows += _rows(bundle, specs, _whole(bundle, specs))
         if limit is not None and rows >= limit:
             break
     return bundles
@@ -135,21 +113,28 @@ def array_blocks(
 def _array_block(
     bundle: Bundle, specs: Sequence[InputSpec], preprocessing: Preprocessing | None, whole: frozenset[str]
 ) -> Block:
-    arrays = bundle.arrays
-    rows = _rows({name: array for name, array in arrays.items() if name not in whole}, specs)
-    converts = {spec.name: conversion(spec, arrays[spec.name], preprocessing, bundle.name) for spec in specs}
+    rows = _rows(bundle, specs, whole)
+    inputs = [
+        (
+            spec,
+            bundle.arrays[spec.name],
+            conversion(spec, bundle.arrays[spec.name], preprocessing, bundle.name),
+        )
+        for spec in specs
+    ]
+    read = partial(_read_row, inputs, whole, bundle.name, rows)
+    return Block(name=bundle.name, file=bundle.file, rows=rows, whole=whole, read=read)
 
-    def read(row: int) -> Feeds:
-        feeds = {}
-        for spec in specs:
-            array = arrays[spec.name]
-            before = array if spec.name in whole else array[row : row + 1]
-            feeds[spec.name] = converts[spec.name](before)
-            require_values(spec, before, feeds[spec.name], block.sample_name(row))
-        return feeds
 
-    block = Block(name=bundle.name, file=bundle.file, rows=rows, whole=whole, read=read)
-    return block
+def _read_row(
+    inputs: Sequence[tuple[InputSpec, Array, Convert]], whole: frozenset[str], name: str, rows: int, row: int
+) -> Feeds:
+    feeds = {}
+    for spec, array, convert in inputs:
+        before = array if spec.name in whole else array[row : row + 1]
+        feeds[spec.name] = convert(before)
+        require_values(spec, before, feeds[spec.name], sample_name(name, rows, row))
+    return feeds
 
 
 def _with_sample_axis(bundle: Bundle, specs: Sequence[InputSpec]) -> Bundle:
@@ -162,7 +147,7 @@ def _with_sample_axis(bundle: Bundle, specs: Sequence[InputSpec]) -> Bundle:
             raise UsageError(
                 f"{bundle.name}: input '{spec.name}' needs samples along a first axis, has a scalar"
             )
-    return Bundle(name=bundle.name, file=bundle.file, arrays=arrays)
+    return replace(bundle, arrays=arrays)
 
 
 def _lead(arrays: Feeds, specs: Sequence[InputSpec]) -> InputSpec | None:
@@ -172,7 +157,8 @@ def _lead(arrays: Feeds, specs: Sequence[InputSpec]) -> InputSpec | None:
     return next(iter(free or batched), None)
 
 
-def _rows(arrays: Feeds, specs: Sequence[InputSpec]) -> int:
+def _rows(bundle: Bundle, specs: Sequence[InputSpec], whole: Container[str]) -> int:
+    arrays = {name: array for name, array in bundle.arrays.items() if name not in whole}
     lead = _lead(arrays, specs)
     return 1 if lead is None else len(arrays[lead.name])
 
@@ -232,7 +218,7 @@ def image_blocks(
     images = images.resizing_to_model(spec, where)
     require_image_shape(spec, images, images.size or (), where)
     require_pillow()
-    pixels = Pixels(lambda file: images.sized(images.read(file)))
+    pixels = Pixels(images.decoded)
     return tuple(
         Block(
             name=str(file),

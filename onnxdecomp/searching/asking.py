@@ -7,13 +7,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from onnxdecomp.arguments import PathLike, verified
 from onnxdecomp.comparing import Metric, as_metric, baseline
 from onnxdecomp.errors import UsageError
-from onnxdecomp.ir import InputShapes, Model, Source, Survey, as_model, on_disk, survey
+from onnxdecomp.ir import (
+    InputShapes,
+    Model,
+    ShapesLike,
+    Source,
+    Survey,
+    as_folder,
+    as_input_shapes,
+    as_model,
+    on_disk,
+    survey,
+)
 from onnxdecomp.planning import Policy
 from onnxdecomp.progress import Progress, ProgressEvent, silent
 from onnxdecomp.runtime import Feeds, Runner
-from onnxdecomp.sampling import SampleSets
+from onnxdecomp.sampling import SampleSets, SamplesLike, as_sets
 from onnxdecomp.searching.finding import find
 from onnxdecomp.searching.goal import Goal
 from onnxdecomp.searching.joining import joined
@@ -23,28 +35,32 @@ from onnxdecomp.searching.task import ALIGN, COSTS, Task, Trials
 from onnxdecomp.timing import Setting, Subject, settings, subject_feeds
 
 
+@verified
 def search(
     model: Source,
     goal: Goal,
     *,
-    samples: SampleSets | None = None,
+    samples: SampleSets | SamplesLike | None = None,
     metric: Metric | Callable[[Runner], float] | None = None,
     setting: Setting | None = None,
     policy: Policy | None = None,
     cost: str = "measured",
-    input_shapes: InputShapes | None = None,
+    input_shapes: ShapesLike | None = None,
     freeze_weights: bool = False,
     trials: Trials | None = None,
     time_limit: float | None = None,
-    scratch: Path | None = None,
+    scratch: PathLike | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
     """Choose every site's ranks for a goal, by measured time and measured loss.
 
+    An example is in docs/python.md under "Searching".
+
     Args:
-        model: a path, or a model that holds all its data; never changed.
+        model: a path, a ModelProto that holds all its data, or a result; never changed.
         goal: what it is to become.
-        samples: to fit to and to measure on; None for plain factors, whose losses are those of the weights.
+        samples: to fit to and to measure on; what `open_samples` takes is drawn from; None for plain factors,
+            whose losses are those of the weights.
         metric: a figure of merit of your own, where the distance of outputs does not say how good a model is:
             a function that is called with a loaded model, or a `Metric`. With it `max_drop` bounds how much
             worse the figure becomes, and other goals take the model where it is best.
@@ -72,10 +88,11 @@ def search(
     """
     began = time.monotonic()
     trials = trials or Trials()
+    source, shapes, folder = as_model(model), as_input_shapes(input_shapes), as_folder(scratch, "scratch")
+    sets = as_sets(samples, source, "samples") if samples is not None else None
     judge = as_metric(metric) if metric is not None else None
-    _require_meaning(goal, cost, samples, judge, trials, time_limit)
+    _require_meaning(goal, cost, sets, judge, trials, time_limit)
     where = setting or settings()[0]
-    source, shapes = as_model(model), input_shapes or {}
     policy = policy or Policy(align=ALIGN[cost])
     with (
         on_disk(source) as path,
@@ -83,7 +100,7 @@ def search(
             trials,
             original := dataclasses.replace(source, path=path),
             goal,
-            samples=samples,
+            samples=sets,
             setting=where,
             policy=policy,
             cost=cost,
@@ -93,23 +110,23 @@ def search(
         ) as study,
     ):
         progress(ProgressEvent("running the original", 0, 1))
-        standard = baseline(original, shapes, keep=samples is not None or judge is not None)
+        standard = baseline(original, shapes, keep=sets is not None or judge is not None)
         progress(ProgressEvent("running the original", 1, 1))
-        feeds = _feeds(original, where, shapes, samples)
+        feeds = _feeds(original, where, shapes, sets)
         task = Task(
             found=_survey(original, feeds, policy, freeze_weights),
             feeds=feeds,
             baseline=standard,
             goal=goal,
             setting=where,
-            samples=samples,
+            samples=sets,
             policy=policy,
             cost=cost,
             metric=judge,
             trials=trials,
             deadline=began + time_limit if time_limit is not None else None,
             progress=progress,
-            scratch=scratch,
+            scratch=folder,
         )
         return find(task, study)
 

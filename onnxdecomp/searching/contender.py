@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.comparing import Quality, Score
 from onnxdecomp.planning import Plan
 from onnxdecomp.rewriting import Result
@@ -17,6 +18,8 @@ from onnxdecomp.timing import Speedup
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Contender:
     """A plan, and what is known of the model it makes.
+
+    An example is in docs/python.md under "Searching".
 
     Attributes:
         plan: the choices.
@@ -36,6 +39,7 @@ class Contender:
     score: Score | None = None
     result: Result | None = None
 
+    @verified
     def sized(self, result: Result) -> Contender:
         """With the share of the file that `result`, a model of this plan, leaves."""
         before, after = result.totals.nbytes
@@ -56,6 +60,7 @@ class Contender:
             return self.score.drop
         return self.predicted if self.error is None else self.error
 
+    @verified
     def reached(self, goal: Goal) -> float | None:
         """The figure that the goal is about; None where it was not measured."""
         if goal.kind == "speedup":
@@ -73,11 +78,13 @@ class Contender:
             return before - after
         return agreement(self.quality)
 
+    @verified
     def meets(self, goal: Goal) -> bool:
         """Whether the goal is reached by measurement, and the model is not slower than the original."""
         slower = self.speedup is not None and self.speedup.ratio < 1
         return not slower and self.within(goal)
 
+    @verified
     def within(self, goal: Goal) -> bool:
         """Whether the figure that the goal is about is reached."""
         found = self.reached(goal)
@@ -85,6 +92,7 @@ class Contender:
             return False
         return found >= goal.value if goal.upwards else found <= goal.value
 
+    @verified
     def nearness(self, goal: Goal) -> float:
         """Orders contenders by how near they come to a goal that none meets."""
         found = self.reached(goal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 
 # What a goal is about: costs to get below, or losses not to exceed.
@@ -13,9 +14,12 @@ LOSS_KINDS = ("max_error", "max_drop", "min_agreement")
 _HIGHEST_SPEEDUP = 100.0
 
 
+@verified
 @dataclass(frozen=True, slots=True)
 class Goal:
     """One goal.
+
+    An example is in docs/python.md under "Searching".
 
     Attributes:
         kind: of COST_KINDS: "speedup" by that factor, or "macs", "params" and "size" of all Convs (of the
@@ -34,7 +38,7 @@ class Goal:
 
     def __post_init__(self) -> None:
         if self.kind not in (*COST_KINDS, *LOSS_KINDS):
-            raise UsageError(f"goal {self.kind}: there are {', '.join((*COST_KINDS, *LOSS_KINDS))}")
+            raise UsageError(f"`kind` {self.kind}: there are {', '.join((*COST_KINDS, *LOSS_KINDS))}")
         if self.kind == "speedup" and not 1 < self.value <= _HIGHEST_SPEEDUP:
             raise UsageError(
                 f"{self}: out of reach; give a factor above 1 and up to {_HIGHEST_SPEEDUP:g}: "

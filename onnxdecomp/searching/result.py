@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from onnxdecomp.arguments import PathLike, verified
 from onnxdecomp.comparing import Baseline
 from onnxdecomp.errors import GoalError
+from onnxdecomp.ir import Model
 from onnxdecomp.planning import Plan
 from onnxdecomp.rewriting import Result
 from onnxdecomp.searching.contender import Contender, agreement
@@ -20,7 +21,9 @@ from onnxdecomp.searching.weighed import Solution
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SearchResult:
-    """What a search came to.
+    """What a search came to; where it met its goal, taken wherever a model is.
+
+    An example is in docs/python.md under "Searching".
 
     Attributes:
         goal: what was asked for.
@@ -67,6 +70,11 @@ class SearchResult:
         speedup = self.best.speedup if self.best is not None else None
         return speedup is not None and speedup.ratio < 1
 
+    def as_model(self) -> Model:
+        """The best model as other functions take it; raises as `rewritten`."""
+        return self.rewritten().rewritten
+
+    @verified
     def rewritten(self, *, best_effort: bool = False) -> Result:
         """The best model, if it meets the goal.
 
@@ -81,7 +89,8 @@ class SearchResult:
             raise GoalError(self._unmet())
         return result
 
-    def save(self, path: str | os.PathLike[str], *, best_effort: bool = False) -> None:
+    @verified
+    def save(self, path: PathLike, *, best_effort: bool = False) -> None:
         """Write the best model, whole or not at all; see `rewritten` and `Result.save`.
 
         Raises:

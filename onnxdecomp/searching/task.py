@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.comparing import Baseline, Metric
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Model, Survey
@@ -21,9 +22,12 @@ COSTS = ("measured", "macs")
 ALIGN = {"measured": 8, "macs": 2}
 
 
+@verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trials:
     """An Optuna study after the search.
+
+    An example is in docs/python.md under "Searching".
 
     Attributes:
         number: of trials that the study is to have; 0 for no study.
@@ -36,6 +40,8 @@ class Trials:
     study: str | None = None
 
     def __post_init__(self) -> None:
+        if self.number < 0:
+            raise UsageError(f"`number` {self.number}: give the number of trials, 0 for no study")
         if not self.number and (self.storage is not None or self.study is not None):
             raise UsageError("`storage` and `study` speak of trials: give `trials`")
 

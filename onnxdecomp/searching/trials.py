@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -115,6 +116,9 @@ def _await_others(study: Any, deadline: float | None) -> None:
     end = min(time.monotonic() + _PATIENCE_S, math.inf if deadline is None else deadline)
     while study.get_trials(deepcopy=False, states=(_states().RUNNING,)) and time.monotonic() < end:
         _fail_dead(study)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", load_optuna().exceptions.ExperimentalWarning)
+            load_optuna().storages.fail_stale_trials(study)
         time.sleep(0.2)
 
 

@@ -55,6 +55,7 @@ FLAGS = {
     "size": "--size",
     "Preprocessing.size": "--image-size",
     "skip": "--skip",
+    "source": "--data",
     "speedup": "--speedup",
     "std": "--std",
     "storage": "--storage",

@@ -24,6 +24,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.errors import RunError, UsageError, first_line
 from onnxdecomp.runtime import Engine, Feeds, onnxruntime
 from onnxdecomp.timing.stats import Launch
@@ -34,9 +35,12 @@ _LAUNCHES = 10
 _FEWEST_LAUNCHES = 3
 
 
+@verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """How long to measure each model.
+
+    An example is in docs/python.md under "Timing".
 
     Attributes:
         duration: seconds of timed runs.
@@ -48,9 +52,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not (self.duration > 0 and math.isfinite(self.duration)):
-            raise UsageError(f"a duration of {self.duration:g} s is none; give a positive number of seconds")
+            raise UsageError(f"`duration` {self.duration:g}: give a positive number of seconds")
         if self.runs is not None and self.runs < 1:
-            raise UsageError(f"{self.runs} runs are too few; give 1 or more")
+            raise UsageError(f"`runs` {self.runs}: too few; give 1 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -18,6 +18,8 @@ from onnxdecomp.timing.layers import LayerTable
 class BenchResult:
     """How fast models are in several settings.
 
+    An example is in docs/python.md under "Timing".
+
     Attributes:
         names: of the models.
         cells: per setting what was measured; those not reached are missing, the last may be unfinished.

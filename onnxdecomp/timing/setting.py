@@ -6,15 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.runtime import Engine, Provider, find_providers
+
+# More threads than any machine has only wait for each other; ONNX Runtime would start them all the same.
+_MOST_THREADS = 1024
+_LARGEST_BATCH = 2**20
 
 PRECISIONS = ("fp32", "fp16")
 
 
+@verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """Where models are measured.
+
+    An example is in docs/python.md under "Timing".
 
     Attributes:
         provider: the execution provider.
@@ -22,6 +30,9 @@ class Setting:
         threads: of the CPU.
         batch: samples per run; None is what the models declare, or 1.
         precision: of the models' floats: "fp32" as they are, "fp16" converted.
+
+    Raises:
+        UsageError: a value that cannot be obeyed.
     """
 
     provider: Provider
@@ -30,13 +41,29 @@ class Setting:
     batch: int | None = None
     precision: str = "fp32"
 
+    def __post_init__(self) -> None:
+        _require_number("threads", self.threads, _MOST_THREADS)
+        _require_number("batch", self.batch, _LARGEST_BATCH)
+        _require_precision(self.precision)
 
+
+def _require_number(parameter: str, number: int | None, highest: int) -> None:
+    if number is not None and not 0 < number <= highest:
+        raise UsageError(f"`{parameter}` {number}: give a number from 1 to {highest}")
+
+
+def _require_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise UsageError(f"`precision` {precision}: there are {', '.join(PRECISIONS)}")
+
+
+@verified
 def settings(
-    providers: Sequence[str] = ("cpu",),
+    providers: str | Sequence[str] = ("cpu",),
     *,
     options: Mapping[str, str] = {},
-    threads: Sequence[int] = (1,),
-    batches: Sequence[int | None] = (None,),
+    threads: int | Sequence[int] = (1,),
+    batches: int | Sequence[int | None] | None = None,
     precision: str = "fp32",
     cuda_graph: bool = False,
 ) -> list[Setting]:
@@ -45,11 +72,14 @@ def settings(
     cuDNN's search is pinned to HEURISTIC, which is the same on every run, and TF32 is on as by ONNX Runtime's
     default, unless `options` say otherwise.
 
+    An example is in docs/python.md under "Timing".
+
     Args:
-        providers: short names of execution providers; those that this ONNX Runtime lacks are left out.
+        providers: short names of execution providers, or one alone; those that this ONNX Runtime lacks are
+            left out.
         options: of the providers other than the CPU.
-        threads: of the CPU.
-        batches: samples per run; None is what the models declare, or 1.
+        threads: of the CPU; a number or several.
+        batches: samples per run, a number or several; None is what the models declare, or 1.
         precision: "fp32", or "fp16" on GPUs.
         cuda_graph: replay a captured CUDA graph.
 
@@ -58,9 +88,15 @@ def settings(
         UsageError: no such provider, or none that this ONNX Runtime has; half precision, a CUDA graph or
             options are asked of a provider that has none.
     """
-    usable, _ = find_providers(providers)
-    if precision not in PRECISIONS:
-        raise UsageError(f"`precision` {precision}: there are {', '.join(PRECISIONS)}")
+    usable, _ = find_providers([providers] if isinstance(providers, str) else providers)
+    sizes = [batches] if batches is None or isinstance(batches, int) else list(batches)
+    counts = [threads] if isinstance(threads, int) else list(threads)
+    for name, given, highest in (("threads", counts, _MOST_THREADS), ("batches", sizes, _LARGEST_BATCH)):
+        if not given:
+            raise UsageError(f"`{name}` is empty: give one or more")
+        for number in given:
+            _require_number(name, number, highest)
+    _require_precision(precision)
     if options and all(each.short == "cpu" for each in usable):
         raise UsageError("`options`: the CPU provider has none")
     if precision == "fp16" and not all(each.gpu for each in usable):
@@ -68,14 +104,14 @@ def settings(
     if cuda_graph and any(each.short != "cuda" for each in usable):
         raise UsageError("`cuda_graph` is for `providers` cuda")
     found = []
-    for provider, batch in product(usable, batches):
+    for provider, batch in product(usable, sizes):
         own = dict(options) if provider.short != "cpu" else {}
         if provider.short == "cuda":
             own = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "1"} | own
             own |= {"enable_cuda_graph": "1"} if cuda_graph else {}
         found += [
             Setting(provider=provider, options=own, threads=count, batch=batch, precision=precision)
-            for count in (threads[:1] if provider.gpu else threads)
+            for count in (counts[:1] if provider.gpu else counts)
         ]
     return found
 

@@ -39,6 +39,8 @@ class Launch:
 class Speedup:
     """How much faster the second of two models is.
 
+    An example is in docs/python.md under "Timing".
+
     Attributes:
         ratio: median time of the first over median time of the second.
         low: lower end of the 95 % interval.

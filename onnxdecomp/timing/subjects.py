@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -11,11 +13,20 @@ from pathlib import Path
 from onnx import ModelProto
 
 from onnxdecomp.errors import UsageError
-from onnxdecomp.ir import InputShapes, Model, Shape, batched_shapes, declared_shape, graph_inputs, load
+from onnxdecomp.ir import (
+    InputShapes,
+    Model,
+    Shape,
+    Source,
+    as_model,
+    batched_shapes,
+    declared_shape,
+    graph_inputs,
+    load,
+    save,
+)
 from onnxdecomp.runtime import Feeds, random_feeds
 from onnxdecomp.sampling import Samples
-
-Source = Model | str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,27 +46,50 @@ class Subject:
     files: frozenset[Path]
 
 
-def open_subjects(sources: Sequence[Source]) -> list[Subject]:
-    """Models to measure; those of one file name are told apart by their place.
+@contextmanager
+def in_files(sources: Sequence[Source]) -> Iterator[list[Model]]:
+    """Models as they lie in files; those that lie in none are written to one that is gone after the block.
 
     Args:
-        sources: files, each of which is read once however often it is named, or models read from files.
+        sources: files, each of which is read once however often it is named, and other models.
 
     Raises:
         ModelError: a file is no ONNX model.
-        UsageError: there is none, or a model has no file.
     """
-    if not sources:
+    files = dict.fromkeys(Path(source) for source in sources if isinstance(source, str | os.PathLike))
+    read = {path: as_model(path, "models") for path in files}
+    with tempfile.TemporaryDirectory(prefix=".onnxdecomp.") as folder:
+        models = []
+        for number, source in enumerate(sources, 1):
+            if isinstance(source, str | os.PathLike):
+                model = read[Path(source)]
+            else:
+                model = as_model(source, "models")
+            if model.path is None:
+                save(model, Path(folder) / f"model {number}")
+                model = load(Path(folder) / f"model {number}")
+            models.append(model)
+        yield models
+
+
+def open_subjects(models: Sequence[Model | Path]) -> list[Subject]:
+    """Models to measure; those of one file name are told apart by their place.
+
+    Args:
+        models: in files, or the files.
+
+    Raises:
+        ModelError: a file is no ONNX model.
+        UsageError: there is none.
+    """
+    if not models:
         raise UsageError("`models` is empty: name one or more")
-    places = dict.fromkeys(Path(source) for source in sources if not isinstance(source, Model))
-    read = {path: load(path) for path in places}
-    models = [source if isinstance(source, Model) else read[Path(source)] for source in sources]
-    paths = [model.path for model in models if model.path is not None]
-    if len(paths) < len(models):
-        raise UsageError("a model is timed by its file, and one of `models` has none: save it first")
+    found = [each if isinstance(each, Model) else load(each) for each in models]
+    pairs = [(model.path, model) for model in found if model.path is not None]
+    paths = [path for path, _ in pairs]
     return [
         Subject(name=name, path=path, proto=model.proto, files=frozenset(model.files()))
-        for name, path, model in zip(_names(paths), paths, models, strict=True)
+        for name, (path, model) in zip(_names(paths), pairs, strict=True)
     ]
 
 

@@ -11,10 +11,11 @@ import nets
 import numpy as np
 import onnx
 import pytest
+from nets import rewrite
 from onnx import ModelProto, helper, numpy_helper
 from tensorly.decomposition import partial_tucker
 
-from onnxdecomp import Choice, NothingSelectedError, Plan, Policy, Ranks, UsageError, rewrite
+from onnxdecomp import Choice, NothingSelectedError, Plan, Policy, Ranks, UsageError
 from onnxdecomp.factors import METHODS, Chain, CpError, cp, factorise, layout
 
 # Σ‖component‖² over ‖W‖²: what a chain may grow to before its output drowns in rounding.

@@ -11,11 +11,12 @@ import pytest
 import tensorly
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import rewrite
 from onnx import numpy_helper
 from tensorly.decomposition import partial_tucker
 from threadpoolctl import threadpool_limits
 
-from onnxdecomp import Choice, Plan, Ranks, rewrite
+from onnxdecomp import Choice, Plan, Ranks
 from onnxdecomp.factors import METHODS
 from onnxdecomp.factors import factorise as factorise_by
 from onnxdecomp.factors.tucker import factorise

@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from nets import rewrite
 from onnx import ModelProto
 
-from onnxdecomp import Policy, Preprocessing, open_samples, rewrite
+from onnxdecomp import Policy, Preprocessing, open_samples
 
 IMAGENET = Preprocessing(scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 TEST_IMAGES = 2000

@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 import pytest
 from conftest import save_external
+from nets import rewrite
 from onnx import ModelProto
 
-from onnxdecomp import Choice, Plan, Policy, Ranks, UsageError, open_samples, rewrite
+from onnxdecomp import Choice, Plan, Policy, Ranks, UsageError, open_samples
 from onnxdecomp.fitting import Fit, Prepared, gathering
 from onnxdecomp.fitting import sequence as calibrate
 from onnxdecomp.ir import as_model, survey

@@ -30,9 +30,10 @@ from conftest import (
     tree,
     untouched,
 )
+from nets import rewrite
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxdecomp import ModelError, find_sites, rewrite
+from onnxdecomp import ModelError, find_sites
 from onnxdecomp.ir import all_tensors, is_external
 
 RANK = ("--rank", "0.25", "--min-channels", "8")

@@ -11,19 +11,10 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import rewrite
 from onnx import ModelProto
 
-from onnxdecomp import (
-    Choice,
-    NothingSelectedError,
-    Plan,
-    Policy,
-    Ranks,
-    Result,
-    UsageError,
-    find_sites,
-    rewrite,
-)
+from onnxdecomp import Choice, NothingSelectedError, Plan, Policy, Ranks, Result, UsageError, find_sites
 
 PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=200)
 
@@ -342,7 +333,7 @@ GOOD = '{"version": 1, "sites": {"conv": %s}}'
     ],
 )
 def test_a_bad_entry_is_refused_by_site(entry: str) -> None:
-    with pytest.raises(UsageError, match=r"^plan, site 'conv': "):
+    with pytest.raises(UsageError, match=r"^`text`: plan, site 'conv': "):
         Plan.from_json(GOOD % entry)
 
 

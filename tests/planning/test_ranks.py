@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import rewrite
 from onnx import ModelProto
 
-from onnxdecomp import Choice, Policy, Ranks, UsageError, rewrite
+from onnxdecomp import Choice, Policy, Ranks, UsageError
 
 
 def conv(c_in: int, c_out: int, group: int = 1) -> ModelProto:
@@ -176,7 +177,6 @@ def test_ranks_count_channels_of_a_group(text: str, expected: tuple[int, int]) -
         -4,
         0.0,
         1.5,
-        True,
         float("nan"),
     ],
 )

@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Cli, save
+from nets import rewrite
 from onnx import ModelProto
 
-from onnxdecomp import Choice, NothingSelectedError, Plan, Policy, Ranks, SiteReport, UsageError, rewrite
+from onnxdecomp import Choice, NothingSelectedError, Plan, Policy, Ranks, SiteReport, UsageError
 from onnxdecomp.factors import METHODS, ONE_RANK, cp
 from onnxdecomp.planning import parse_rank
 
@@ -494,11 +495,13 @@ def planned(**sites: tuple[str, int | None, int | None]) -> Plan:
 def test_a_plan_gives_one_rank_twice(method: str) -> None:
     assert planned(a=(method, 8, 8)).sites == {"a": Choice(method, Ranks(8, 8))}
     with pytest.raises(
-        UsageError, match=rf"^plan, site 'a': {method} has a single rank; give in and out the same"
+        UsageError, match=rf"^`text`: plan, site 'a': {method} has a single rank; give in and out the same"
     ):
         planned(a=(method, 8, 9))
     for ranks in ((8, None), (None, 8)):
-        with pytest.raises(UsageError, match=rf"^plan, site 'a': {method} needs a rank for both modes"):
+        with pytest.raises(
+            UsageError, match=rf"^`text`: plan, site 'a': {method} needs a rank for both modes"
+        ):
             planned(a=(method, *ranks))
 
 
@@ -517,7 +520,7 @@ def test_a_plan_with_a_method_that_does_not_fit_names_it(site: str, fitting: set
         if method in fitting:
             assert rewrite(kinds(), plan=plan).plan == plan
         else:
-            with pytest.raises(UsageError, match=rf"^plan, site '{site}'.*\b{method}\b.* would fit"):
+            with pytest.raises(UsageError, match=rf"^`plan`, site '{site}'.*\b{method}\b.* would fit"):
                 rewrite(kinds(), plan=plan)
 
 
@@ -529,7 +532,9 @@ def test_a_plan_may_not_exceed_the_rank_there_is(site: str, method: str, limit: 
     assert (
         rewrite(kinds(), plan=planned(**{site: (method, limit, limit)})).plan.sites[site].ranks.input == limit
     )
-    with pytest.raises(UsageError, match=rf"^plan, site '{site}': rank in={limit + 1} exceeds .*\b{limit}\b"):
+    with pytest.raises(
+        UsageError, match=rf"^`plan`, site '{site}': rank in={limit + 1} exceeds .*\b{limit}\b"
+    ):
         rewrite(kinds(), plan=planned(**{site: (method, limit + 1, limit + 1)}))
 
 

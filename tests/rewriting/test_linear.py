@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Cli, save
+from nets import rewrite
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from onnxdecomp import Choice, NothingSelectedError, Plan, Policy, Ranks, find_sites, rewrite
+from onnxdecomp import Choice, NothingSelectedError, Plan, Policy, Ranks, find_sites
 
 SVD = replace(nets.ANYTHING, method="svd")
 FULL = "in=1.0,out=1.0"

@@ -8,10 +8,11 @@ import nets
 import numpy as np
 import onnx
 import pytest
+from nets import rewrite
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
 import models
-from onnxdecomp import Choice, Plan, Ranks, Result, rewrite
+from onnxdecomp import Choice, Plan, Ranks, Result
 
 X = nets.signal(1, 4, 8, 8)
 CONV = "Conv <pads=[1,1,1,1]>"

@@ -14,10 +14,11 @@ import onnx
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from nets import rewrite
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 import models
-from onnxdecomp import Choice, NothingSelectedError, Plan, Ranks, find_sites, rewrite
+from onnxdecomp import Choice, NothingSelectedError, Plan, Ranks, find_sites
 
 PARITY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
 METHODS = st.sampled_from([None, "tucker1"])

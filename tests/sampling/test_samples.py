@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import operator
+import os
+import pickle
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import nets
 import numpy as np
 import onnx
@@ -15,6 +19,7 @@ import pytest
 from conftest import Cli, save, untouched
 from hypothesis import given
 from hypothesis import strategies as st
+from joblib import Parallel, delayed
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader
 from PIL import Image
@@ -339,7 +344,9 @@ def test_no_feeds_are_refused(source: Any) -> None:
 @pytest.mark.parametrize(
     ("feeds", "says"),
     [
-        ([X], "feed 0 is a ndarray"),
+        ([3], "`source`: feed 0 is a int; give dicts of arrays by input name"),
+        ([{"x": print}], "`source`: feed 0: input 'x' is no array of numbers but a builtin_function"),
+        ([{"x": [[1], [1, 2]]}], "`source`: feed 0: input 'x' is no array: "),
         ([{"x": X}, {"y": X}], "feed 1 has no array for the input 'x'; it has y"),
         ([{"x": X}, {"x": X[:, :2]}], "feed 1: input 'x' needs shape \\?×3×8×8, the samples have 4×2×8×8"),
         ([{"x": X > 0}], "feed 0: input 'x' needs float32, the samples have bool"),
@@ -690,3 +697,173 @@ def test_labels_that_do_not_fit_are_refused(name: str) -> None:
 def test_the_name_of_an_array_means_nothing_to_feeds() -> None:
     with pytest.raises(UsageError, match="`labels` y: no such file; give a CSV"):
         read_labels("y", open_samples([{"x": X}], sized("N")))
+
+
+# What a feed may be
+# ------------------
+
+
+def rows_of(array: np.ndarray) -> dict[str, Any]:
+    """Samples one by one, without a batch axis, as every kind of source that can have them."""
+    Path("rows").mkdir(exist_ok=True)
+    for number, row in enumerate(array):
+        np.save(f"rows/{number:03}.npy", row)
+    feeds = [{"x": row} for row in array]
+    return {
+        "generator": iter(feeds),
+        "list": feeds,
+        "reader": Reader(feeds),
+        "bare": iter(array),
+        "files": "rows",
+    }
+
+
+@pytest.mark.parametrize("kind", ["generator", "list", "reader", "bare", "files"])
+@pytest.mark.parametrize("count", [1, 7, 24, 30, None])
+@pytest.mark.parametrize("bytes_", [False, True])
+def test_rows_without_a_batch_axis_are_one_sample_each(kind: str, count: int | None, bytes_: bool) -> None:
+    array = pixels(24, 8, 8, 3) if bytes_ else nets.signal(24, 3, 8, 8)
+    options = {"preprocessing": UNIT} if bytes_ else {}
+    whole = by_hand(array, UNIT) if bytes_ else array
+    samples = open_samples(rows_of(array)[kind], sized("N"), count=count, **options)
+    assert len(samples) == min(count or 24, 24)
+    found = np.concatenate([each["x"] for each in samples.batches(5)])
+    np.testing.assert_array_equal(found, whole[list(samples.indices)])
+
+
+def test_rows_fill_the_batches_of_a_model_and_those_of_several_inputs_are_counted_together() -> None:
+    array = nets.signal(10, 3, 8, 8)
+    samples = open_samples(iter([{"x": row} for row in array]), sized("4"), count=9)
+    assert (len(samples), samples.note) == (8, "1 of 9 samples left out: the model takes 4 at a time")
+    pairs = open_samples(
+        ({"x": row, "s": np.array([i])} for i, row in enumerate(array)), sized("N", "N"), count=6
+    )
+    assert [each["s"].tolist() for each in pairs.batches(4)] == [[0, 1, 2, 3], [4, 5]]
+
+
+class Reusing:
+    """A reader that fills one array again and again."""
+
+    def __init__(self) -> None:
+        self.buffer, self.left = np.empty((2, 3, 8, 8), np.float32), 4
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        self.left -= 1
+        self.buffer[:] = self.left
+        return {"x": self.buffer} if self.left >= 0 else None
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_what_is_kept_of_a_feed_is_a_copy(tensors: bool) -> None:
+    torch = pytest.importorskip("torch")
+    made: list[Any] = [Reusing(), iter(Reusing().get_next, None)]
+    if tensors:
+        made = [({"x": torch.from_numpy(feed["x"])} for feed in iter(Reusing().get_next, None))]
+    for source in made:
+        assert [int(feed["x"].flat[0]) for feed in open_samples(source, sized("N"))] == [
+            3,
+            3,
+            2,
+            2,
+            1,
+            1,
+            0,
+            0,
+        ]
+    feed = {"x": X.copy()}
+    samples = open_samples([feed], sized("N"))
+    feed["x"][:] = 0
+    np.testing.assert_array_equal(next(samples.batches(4))["x"], X)
+
+
+def test_tensors_are_taken_as_arrays_are() -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(X.copy()).requires_grad_()
+    for source in (tensor, {"x": tensor}, [{"x": tensor}], [*tensor], iter([torch.nn.Parameter(tensor)])):
+        np.testing.assert_array_equal(read(source, sized("N")), X)
+    half = tensor.detach().to(torch.bfloat16)
+    np.testing.assert_array_equal(read({"x": half}, sized("N")), half.float().numpy())
+    np.testing.assert_array_equal(
+        read({"x": half[:, :, ::2, ::2]}, taking("N,3,4,4")), half[:, :, ::2, ::2].float().numpy()
+    )
+    found = compare(sized("N"), sized("N"), {"x": half})
+    assert found[0].relative_l2 == 0
+    with pytest.raises(UsageError, match="`source`: feed 0: input 'x' is no array: "):
+        open_samples({"x": torch.empty(2, 3, device="meta")}, sized("N"))
+
+
+def test_bfloat16_is_taken_where_the_input_takes_it() -> None:
+    half = X.astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(read({"x": half}, sized("N")), half.astype(np.float32))
+    found = read({"x": half}, taking("N,3,8,8", "bfloat16"))
+    assert found.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(found, half)
+    with pytest.raises(
+        UsageError, match="`source`: feed 0: input 'x' needs int64, the samples have bfloat16"
+    ):
+        open_samples({"x": half}, taking("N,3,8,8", "int64"))
+
+
+# Samples as a sequence
+# ---------------------
+
+
+@pytest.mark.parametrize("batch", ["N", "4"])
+def test_samples_are_indexed_sliced_and_iterated(batch: str) -> None:
+    x = nets.signal(12, 3, 8, 8)
+    samples = open_samples(x, sized(batch), count=8)
+    drawn = x[list(samples.indices)]
+    for index in (0, 3, 7, -1, -8, np.int64(2)):
+        np.testing.assert_array_equal(samples[index]["x"], drawn[index][None])
+    for part in (slice(2, 6), slice(None, None, -1), slice(0, 0), slice(-4, None)):
+        assert samples[part].indices == samples.indices[part]
+    np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in samples]), drawn)
+    assert [feed["x"].shape for feed in samples] == [(1, 3, 8, 8)] * 8
+    for index in (8, -9):
+        with pytest.raises(IndexError):
+            samples[index]
+    with pytest.raises(TypeError):
+        samples["x"]  # type: ignore[call-overload]
+
+
+def sources_to_send() -> list[Any]:
+    Path("photos").mkdir()
+    for i in range(6):
+        Image.fromarray(pixels(8, 8, 3, seed=i)).save(f"photos/{i}.png")
+    np.savez("bytes.npz", x=pixels(6, 8, 8, 3))
+    return ["photos", "bytes.npz", [{"x": row} for row in pixels(6, 8, 8, 3)]]
+
+
+def test_samples_can_be_sent_to_another_process() -> None:
+    for source in sources_to_send():
+        samples = open_samples(source, sized("N"), preprocessing=UNIT, count=5)
+        wanted = [feed["x"] for feed in samples]
+        copy = pickle.loads(pickle.dumps(samples))
+        assert (copy.names, copy.indices, copy.path) == (samples.names, samples.indices, samples.path)
+        np.testing.assert_array_equal([feed["x"] for feed in copy], wanted)
+        found = Parallel(n_jobs=2)(delayed(operator.getitem)(samples, index) for index in range(5))
+        np.testing.assert_array_equal([feed["x"] for feed in found], wanted)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_has_pixels_of_its_own() -> None:
+    """Both add to what was decoded before the fork, one after the other, and read it again."""
+    source, *_ = sources_to_send()
+    samples = open_samples(source, sized("N"), preprocessing=UNIT)
+    wanted = [feed["x"] for feed in open_samples(source, sized("N"), preprocessing=UNIT)]
+    np.testing.assert_array_equal(samples[0]["x"], wanted[0])
+    (told, tell), (asked, ask) = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(ask)
+        first = samples[1]["x"]
+        os.write(tell, b"!")
+        os.read(asked, 1)
+        os._exit(not (np.array_equal(first, wanted[1]) and np.array_equal(samples[1]["x"], wanted[1])))
+    os.close(tell)
+    os.read(told, 1)
+    np.testing.assert_array_equal(samples[2]["x"], wanted[2])
+    os.write(ask, b"!")
+    assert os.waitpid(child, 0)[1] == 0
+    for end in (told, asked, ask):
+        os.close(end)

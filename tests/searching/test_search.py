@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Cli, save, untouched
+from nets import rewrite
 from onnx import ModelProto, numpy_helper
 
-from onnxdecomp import Plan, Policy, open_samples, rewrite
+from onnxdecomp import Plan, Policy, open_samples
 from onnxdecomp.comparing import quality
 from onnxdecomp.errors import StoppedError
 from onnxdecomp.sampling import Samples

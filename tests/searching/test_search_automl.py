@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Cli, save
+from nets import rewrite
 from test_search import clock, data, figures, held_out, model, net
 
-from onnxdecomp import Plan, Policy, Ranks, open_samples, rewrite
+from onnxdecomp import Plan, Policy, Ranks, open_samples
 from onnxdecomp.ir import Survey, load, survey
 from onnxdecomp.planning import Choice, Unit
 from onnxdecomp.progress import silent

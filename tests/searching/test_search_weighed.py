@@ -11,9 +11,10 @@ from pathlib import Path
 import nets
 import numpy as np
 import pytest
+from nets import rewrite
 from onnx import ModelProto
 
-from onnxdecomp import Policy, rewrite
+from onnxdecomp import Policy
 from onnxdecomp.comparing import Baseline
 from onnxdecomp.ir import Survey, as_model, survey
 from onnxdecomp.planning import Unit

@@ -438,9 +438,11 @@ def test_a_worker_that_slept_too_long_goes_on(tmp_path: Path, monkeypatch: pytes
     with process(line, 5, SLEEPER) as sleeper:
         assert begins_a_trial(sleeper)
         os.kill(sleeper.pid, signal.SIGSTOP)
-        time.sleep(3.5)
-        assert run(storage=line, trials=2).states == {"fail": 1, "complete": 2}
-        os.kill(sleeper.pid, signal.SIGCONT)
+        try:
+            others = run(storage=line, trials=2).states
+        finally:
+            os.kill(sleeper.pid, signal.SIGCONT)
+        assert others == {"fail": 1, "complete": 2}
         end_trial(sleeper)
         while begins_a_trial(sleeper):
             end_trial(sleeper)

@@ -14,7 +14,6 @@ import onnx
 import pytest
 from conftest import Cli, save, small_model
 
-import onnxdecomp
 from onnxdecomp.errors import RunError, StoppedError, UsageError
 from onnxdecomp.ir import load
 from onnxdecomp.progress import Progress, ProgressEvent
@@ -217,9 +216,6 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(small: Path, race
             bench([small], **options)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="`models` is empty"):
         bench([])
-    in_memory = onnxdecomp.rewrite(small, 0.25, policy=onnxdecomp.Policy(allow_slower=True)).rewritten
-    with pytest.raises(UsageError, match="save it first"):
-        bench([in_memory])
     assert raced == []
 
 

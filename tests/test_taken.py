@@ -1,0 +1,268 @@
+"""What functions take: the same thing in every form that it may have, with the same outcome."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nets
+import numpy as np
+import onnx
+import pytest
+from conftest import save_external, small_model, untouched
+from onnx import TensorProto
+
+import onnxdecomp
+from onnxdecomp import Choice, Goal, Plan, Preprocessing, Ranks, SampleSets, UsageError, ir, settings
+from onnxdecomp.timing import benching
+
+POLICY = onnxdecomp.Policy(min_channels=8, align=4)
+
+
+@pytest.fixture(autouse=True)
+def _here(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(small.parent)
+
+
+@pytest.fixture
+def result() -> onnxdecomp.Result:
+    found = onnxdecomp.rewrite("in.onnx", 0.25)
+    found.save("out.onnx")
+    return found
+
+
+X = nets.structured(24, 16, 8, 8, seed=2)
+PROBE = nets.signal(1, 16, 8, 8)
+
+# Models
+# ------
+
+
+def forms(result: onnxdecomp.Result) -> list[Any]:
+    """The rewritten model in every form."""
+    return ["out.onnx", Path("out.onnx"), result, result.model, result.rewritten, onnx.load("out.onnx")]
+
+
+def test_a_result_is_taken_wherever_a_model_is(
+    result: onnxdecomp.Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = {"x": PROBE}
+    uses: list[Callable[[Any], Any]] = [
+        onnxdecomp.find_sites,
+        lambda model: onnxdecomp.inspect(model).to_dict(),
+        lambda model: onnxdecomp.check("in.onnx", model),
+        lambda model: onnxdecomp.compare("in.onnx", model, feed),
+        lambda model: onnxdecomp.compare(model, "in.onnx", feed),
+        lambda model: onnxdecomp.measure_quality("in.onnx", model, feed),
+        lambda model: onnxdecomp.rewrite(model, 4, policy=nets.ANYTHING).plan,
+        lambda model: onnxdecomp.search(model, Goal("params", 0.9), cost="macs", policy=nets.ANYTHING).plan,
+        lambda model: next(iter(onnxdecomp.open_samples(feed, model)))["x"].tolist(),
+    ]
+    for use in uses:
+        first, *others = [use(form) for form in forms(result)]
+        assert all(other == first for other in others)
+    with pytest.raises(UsageError, match="`b` takes a path, a ModelProto or a result, not b'"):
+        onnxdecomp.compare("in.onnx", Path("out.onnx").read_bytes())  # type: ignore[arg-type]
+    with pytest.raises(onnxdecomp.ModelError, match="`b`: cannot read none"):
+        onnxdecomp.compare("in.onnx", "none.onnx")
+
+
+def test_a_search_is_a_model_where_it_met_its_goal() -> None:
+    found = onnxdecomp.search("in.onnx", Goal("macs", 0.6), cost="macs", policy=POLICY)
+    assert found.met and onnxdecomp.check("in.onnx", found).status == "passed"
+    missed = onnxdecomp.search("in.onnx", Goal("macs", 0.001), cost="macs", policy=POLICY)
+    with pytest.raises(onnxdecomp.GoalError):
+        onnxdecomp.check("in.onnx", missed)
+
+
+def test_a_bench_times_models_in_files_that_are_gone_afterwards(
+    result: onnxdecomp.Result, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+
+    def measure(lineup: Any, *_: Any) -> Any:
+        seen.extend((each.path, onnx.load(each.path)) for each in lineup.subjects)
+        yield from ()
+
+    monkeypatch.setattr(benching, "measure_cell", measure)
+    with untouched(tmp_path):
+        timed = onnxdecomp.bench(["in.onnx", result, onnx.load("out.onnx")])
+        onnxdecomp.bench("in.onnx", settings=settings("cpu")[0], samples={"x": X[:1]})
+    assert timed.names == ("in.onnx", "model 2", "model 3")
+    models = [model.graph for _, model in seen]
+    assert models[1] == models[2] == result.model.graph and models[0] == models[3]
+    assert [path.exists() for path, _ in seen] == [True, False, False, True]
+
+
+# External data
+# -------------
+
+
+def test_the_model_of_a_result_holds_its_data(tmp_path: Path) -> None:
+    path = save_external(small_model(), tmp_path / "outside.onnx")
+    result = onnxdecomp.rewrite(path, 0.25)
+    assert any(t.data_location == TensorProto.EXTERNAL for t in result.rewritten.proto.graph.initializer)
+    model = result.model
+    result.save("whole.onnx")
+    del result  # and its scratch folder
+    assert not [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    nets.farthest(nets.run(onnx.load("whole.onnx"), x=PROBE), nets.run(model, x=PROBE))
+    inline = onnxdecomp.rewrite("in.onnx", 0.25).model
+    assert nets.farthest(nets.run(inline, x=PROBE), nets.run(model, x=PROBE)) == 0
+
+
+def test_a_model_that_is_too_large_for_a_protobuf_is_to_be_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = onnxdecomp.rewrite(save_external(small_model(), tmp_path / "outside.onnx"), 0.25)
+    monkeypatch.setattr(ir.model, "PROTOBUF_LIMIT", 1000)
+    with pytest.raises(UsageError, match=r"too large .* write it with `save`"):
+        _ = result.model
+
+
+# Shapes, numbers, plans, folders
+# -------------------------------
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"x": (1, 16, 8, 8)},
+        {"x": [1, 16, 8, 8]},
+        {"x": np.array([1, 16, 8, 8])},
+        {"x": np.zeros((1, 16, 8, 8)).shape},
+        {"x": tuple(map(np.int64, (1, 16, 8, 8)))},
+        "x:1,16,8,8",
+        ["x:1,16,8,8"],
+    ],
+    ids=str,
+)
+def test_shapes_may_be_tuples_lists_arrays_and_texts(shapes: Any) -> None:
+    sites = onnxdecomp.find_sites("in.onnx")
+    assert onnxdecomp.find_sites("in.onnx", input_shapes=shapes) == sites
+    assert onnxdecomp.inspect("in.onnx", input_shapes=shapes).sites == tuple(sites)
+    assert onnxdecomp.rewrite("in.onnx", 0.25, input_shapes=shapes).check is not None
+
+
+@pytest.mark.parametrize(
+    "shapes", ["x", "x:1,a", ":1", {"x": 3}, {"x": (1.5,)}, {"x": (-1, 2)}, ["x:1", "y"]]
+)
+def test_what_is_no_shape_is_refused(shapes: Any) -> None:
+    with pytest.raises(UsageError, match=r"^`input_shapes` "):
+        onnxdecomp.find_sites("in.onnx", input_shapes=shapes)
+
+
+def test_numbers_may_be_those_of_numpy() -> None:
+    assert Choice("svd", Ranks(np.int64(8), np.int32(8))) == Choice("svd", Ranks(8, 8))  # type: ignore[arg-type]
+    assert Plan({"conv": Choice("tucker2", Ranks(np.int64(8), np.int64(8)))}).to_json()  # type: ignore[arg-type]
+    for rank in (np.float32(0.25), np.float64(0.25), np.array(0.25)):
+        assert onnxdecomp.rewrite("in.onnx", rank).plan.sites["conv"].ranks == Ranks(8, 8)  # type: ignore[arg-type]
+    made = onnxdecomp.Budget(duration=np.float32(0.5), runs=np.int64(3))  # type: ignore[arg-type]
+    assert (type(made.duration), type(made.runs)) == (float, int)
+    (place,) = settings(threads=np.int64(2), batches=np.array([4]))  # type: ignore[arg-type]
+    assert (place.threads, place.batch) == (2, 4)
+    assert len(onnxdecomp.open_samples({"x": X}, "in.onnx", count=np.int64(5))) == 5  # type: ignore[arg-type]
+
+
+def test_one_will_do_where_several_may_be() -> None:
+    assert settings("cpu", threads=2, batches=8) == settings(["cpu"], threads=[2], batches=[8])
+    assert settings() == settings(batches=[None])
+    one, both = Preprocessing(mean=0.5, std=2, size=16), Preprocessing(mean=[0.5], std=(2,), size=[16, 16])
+    assert one == both and hash(one) == hash(both)
+    assert Preprocessing(mean=np.array([0.1, 0.2, 0.3])) == Preprocessing(mean=(0.1, 0.2, 0.3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("made", "same"),
+    [
+        (
+            Preprocessing.imagenet(scale=1),
+            {"scale": 1, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+        ),
+        (Preprocessing.zero_to_one(size=(8, 9)), {"scale": 1 / 255, "size": (8, 9)}),
+        (Preprocessing.caffe(channels="rgb"), {"scale": 1.0, "mean": (103.939, 116.779, 123.68)}),
+    ],
+)  # fmt: skip
+def test_presets_take_what_else_is_said(made: Preprocessing, same: dict[str, Any]) -> None:
+    assert made == Preprocessing(**same)
+    with pytest.raises(TypeError, match="colour"):
+        Preprocessing.imagenet(colour="blue")
+
+
+def test_a_plan_may_be_a_file(result: onnxdecomp.Result, tmp_path: Path) -> None:
+    result.plan.save("plan.json")
+    assert Plan.load("plan.json") == result.plan
+    text = Path("plan.json").read_text(encoding="utf-8")
+    assert text == result.plan.to_json()
+    Path("marked.json").write_text(text, encoding="utf-8-sig")  # as editors on Windows do
+    for path in ("plan.json", Path("plan.json"), "marked.json"):
+        assert onnxdecomp.rewrite("in.onnx", plan=path).plan == result.plan
+    Path("bad.json").write_text('{"version": 1, "sites": {"conv": 3}}')
+    with pytest.raises(UsageError, match=r"^bad\.json: plan, site 'conv'"):
+        Plan.load("bad.json")
+    with pytest.raises(UsageError, match=r"^`plan`: bad\.json: plan, site 'conv'"):
+        onnxdecomp.rewrite("in.onnx", plan="bad.json")
+    with pytest.raises(onnxdecomp.OutputError, match="no folder nodir"):
+        result.plan.save("nodir/plan.json")
+
+
+def test_folders_may_be_texts(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    for scratch in ("scratch", Path("scratch"), os.fspath(tmp_path)):
+        assert onnxdecomp.rewrite("in.onnx", 0.25, scratch=scratch).check is not None
+    for function in (
+        lambda: onnxdecomp.rewrite("in.onnx", 0.25, scratch="nodir"),
+        lambda: onnxdecomp.search("in.onnx", Goal("macs", 0.6), cost="macs", scratch="nodir"),
+    ):
+        with pytest.raises(UsageError, match="`scratch`: there is no folder nodir"):
+            function()
+
+
+# Samples
+# -------
+
+
+def test_samples_may_be_a_path_an_array_and_a_dict() -> None:
+    np.savez("x.npz", x=X)
+    opened = onnxdecomp.open_samples("x.npz", "in.onnx")
+    sources: list[Any] = ["x.npz", Path("x.npz"), X, {"x": X}, [{"x": each} for each in X], list(X), opened]
+    plain = onnxdecomp.rewrite("in.onnx", 0.25)
+    models = [onnxdecomp.rewrite("in.onnx", 0.25, data=source).model for source in sources]
+    assert all(model == models[0] != plain.model for model in models)
+    found = [onnxdecomp.measure_quality("in.onnx", plain, source).outputs for source in sources]
+    assert all(each == found[0] for each in found)
+    goal = Goal("macs", 0.6)
+    plans = [
+        onnxdecomp.search("in.onnx", goal, cost="macs", policy=POLICY, samples=source).plan
+        for source in ("x.npz", X, SampleSets.draw(opened))
+    ]
+    assert plans[0] == plans[1] == plans[2]
+
+
+def test_what_is_compared_on_may_be_a_path_an_array_and_a_dict(result: onnxdecomp.Result) -> None:
+    np.savez("x.npz", x=X)
+    assert onnxdecomp.compare("in.onnx", result, "x.npz").inputs == "samples"
+    one = X[:1]
+    for feeds in (one, {"x": one}, [{"x": one}], [one], iter([{"x": one.astype(np.float64)}])):
+        found = onnxdecomp.compare("in.onnx", result, feeds)
+        assert found.inputs == "feeds" and found == onnxdecomp.compare("in.onnx", result, {"x": one})
+    for feeds, says in (
+        ([], "there are none"),
+        ([3], "feed 0 is a int"),
+        ({"z": one}, "no array for the input 'x'"),
+    ):
+        with pytest.raises(UsageError, match=f"`feeds`: .*{says}"):
+            onnxdecomp.compare("in.onnx", result, feeds)  # type: ignore[arg-type]
+
+
+def test_labels_may_be_an_array() -> None:
+    samples = onnxdecomp.open_samples(X, "in.onnx")
+    classes = np.arange(24)
+    sets = SampleSets.draw(samples, count=16, labels=classes)
+    assert sets.labels is not None and sets.labels.tolist() == list(sets.held_out.indices)
+    listed = SampleSets.draw(samples, count=16, labels=classes.tolist())
+    assert listed.labels is not None and listed.labels.tolist() == sets.labels.tolist()
+    with pytest.raises(UsageError, match="`labels`: 24 samples need one class each"):
+        SampleSets.draw(samples, count=16, labels=classes[:3])
