@@ -266,3 +266,10 @@ def test_labels_may_be_an_array() -> None:
     assert listed.labels is not None and listed.labels.tolist() == sets.labels.tolist()
     with pytest.raises(UsageError, match="`labels`: 24 samples need one class each"):
         SampleSets.draw(samples, count=16, labels=classes[:3])
+
+
+def test_what_is_wrong_of_a_model_is_not_said_of_samples(tmp_path: Path) -> None:
+    (tmp_path / "no.onnx").write_text("no model")
+    for model in ("no.onnx", "none.onnx"):
+        with pytest.raises(onnxdecomp.ModelError, match=r"^`model`: "):
+            onnxdecomp.open_samples({"x": X}, model)

@@ -81,12 +81,13 @@ def search(
     """
     began = time.monotonic()
     trials = trials or Trials()
-    source, shapes, folder = as_model(model), as_input_shapes(input_shapes), as_folder(scratch, "scratch")
-    sets = as_sets(samples, source, "samples") if samples is not None else None
-    _require_meaning(goal, cost, sets, trials, time_limit)
+    folder = as_folder(scratch, "scratch")
+    _require_meaning(goal, cost, samples, trials, time_limit)
     if trials.number:
         require_storage(trials.storage)
     where = setting or settings()[0]
+    source, shapes = as_model(model), as_input_shapes(input_shapes)
+    sets = as_sets(samples, source, "samples") if samples is not None else None
     policy = policy or Policy(align=ALIGN[cost])
     with on_disk(source) as path:
         original = dataclasses.replace(source, path=path)
@@ -112,7 +113,7 @@ def search(
 
 
 def _require_meaning(
-    goal: Goal, cost: str, samples: SampleSets | None, trials: Trials, time_limit: float | None
+    goal: Goal, cost: str, samples: SampleSets | SamplesLike | None, trials: Trials, time_limit: float | None
 ) -> None:
     """Refuse what cannot be meant, before any work is done."""
     if cost not in COSTS:
@@ -121,7 +122,7 @@ def _require_meaning(
         raise UsageError(f"{goal}: a speed-up is measured; leave `cost` {cost} out or give `macs`")
     if not goal.bounds_cost and samples is None:
         raise UsageError(f"{goal} is measured on samples: name them with `samples`")
-    if goal.kind == "max_drop" and (samples is None or samples.labels is None):
+    if goal.kind == "max_drop" and getattr(samples, "labels", None) is None:
         raise UsageError(f"{goal} is measured on classes: name them with `labels`")
     if trials.number and samples is None:
         raise UsageError("`trials` judges models on samples: name them with `samples`")
