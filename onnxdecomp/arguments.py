@@ -14,7 +14,7 @@ import os
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -67,22 +67,21 @@ def naming(parameter: str) -> Iterator[None]:
 
 def _verifying(function: Callable[..., Any], annotated: Any) -> Callable[..., Any]:
     names = tuple(inspect.signature(function).parameters)
+    bound = int(names[:1] == ("self",) or names[:1] == ("cls",))
 
     @functools.cache
-    def parameters() -> Mapping[str, _Parameter]:
+    def parameters() -> dict[str, _Parameter]:
         hints = typing.get_type_hints(annotated, include_extras=True)
-        return {name: _Parameter.of(name, hints[name]) for name in names if name in hints}
+        return {name: _Parameter.of(name, hints[name]) for name in names[bound:]}
 
     @functools.wraps(function)
     def call(*values: Any, **named: Any) -> Any:
         known = parameters()
-        settled = [
-            known[name].settle(value) if name in known else value
-            for name, value in zip(names, values, strict=False)
-        ]
         # What is too much or too little, Python itself says.
         more = {name: known[name].settle(each) if name in known else each for name, each in named.items()}
-        return function(*settled, *values[len(names) :], **more)
+        own = zip(known.values(), values[bound:], strict=False)
+        settled = [parameter.settle(value) for parameter, value in own]
+        return function(*values[:bound], *settled, *values[bound + len(settled) :], **more)
 
     return call
 
@@ -127,8 +126,8 @@ class _Parameter:
             UsageError: it is none that this parameter takes.
         """
         kind = type(value)
-        if kind in self.classes and kind not in (int, str):
-            return value
+        if kind in self.classes and (value if kind is str else kind is not int or abs(value) <= _HIGHEST):
+            return value  # values are made by the ten thousand
         plain = value
         if kind not in self.classes and not self._takes(value):
             plain = _plain(value)

@@ -108,7 +108,7 @@ def test_the_model_of_a_result_holds_its_data(tmp_path: Path) -> None:
     result.save("whole.onnx")
     del result  # and its scratch folder
     assert not [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-    nets.farthest(nets.run(onnx.load("whole.onnx"), x=PROBE), nets.run(model, x=PROBE))
+    assert nets.farthest(nets.run(onnx.load("whole.onnx"), x=PROBE), nets.run(model, x=PROBE)) == 0
     inline = onnxdecomp.rewrite("in.onnx", 0.25).model
     assert nets.farthest(nets.run(inline, x=PROBE), nets.run(model, x=PROBE)) == 0
 
@@ -266,3 +266,10 @@ def test_labels_may_be_an_array() -> None:
     assert listed.labels is not None and listed.labels.tolist() == sets.labels.tolist()
     with pytest.raises(UsageError, match="`labels`: 24 samples need one class each"):
         SampleSets.draw(samples, count=16, labels=classes[:3])
+
+
+def test_what_is_wrong_of_a_model_is_not_said_of_samples(tmp_path: Path) -> None:
+    (tmp_path / "no.onnx").write_text("no model")
+    for model in ("no.onnx", "none.onnx"):
+        with pytest.raises(onnxdecomp.ModelError, match=r"^`model`: "):
+            onnxdecomp.open_samples({"x": X}, model)

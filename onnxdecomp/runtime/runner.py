@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from onnxdecomp.errors import RunError
 from onnxdecomp.ir import Array
 from onnxdecomp.runtime.inputs import Feeds
 from onnxdecomp.runtime.session import Engine, onnxruntime, open_session, run_errors
@@ -48,6 +49,12 @@ def open_in_onnxruntime(path: Path, *, extended: bool = False) -> Runner:
     names = [output.name for output in session.get_outputs()]
 
     def run(feeds: Feeds) -> Outputs:
+        for name, array in feeds.items():
+            if array.dtype.isbuiltin == 2:  # a type of ml_dtypes, which it tells by a number alone
+                raise RunError(
+                    f"ONNX Runtime does not run {path.name}: it takes no {array.dtype} from Python, "
+                    f"which is the type of input '{name}'"
+                )
         with run_errors(f"ONNX Runtime does not run {path.name}"):
             return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 

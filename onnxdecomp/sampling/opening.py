@@ -36,8 +36,9 @@ def as_samples(source: SamplesLike, model: Source, parameter: str) -> Samples:
     """
     if isinstance(source, Samples):
         return source
+    specs = _specs(model)
     with naming(parameter):
-        return _open(source, model, None, None, 0)
+        return _open(source, specs, None, None, 0)
 
 
 @verified
@@ -82,15 +83,23 @@ def open_samples(
         raise UsageError(f"`count` {count}: too few samples; ask for 1 or more")
     if seed < 0:
         raise UsageError(f"`seed` {seed}: give a number of 0 or more")
+    specs = _specs(model)
     with naming("source"):
-        return _open(source, model, preprocessing, count, seed)
+        return _open(source, specs, preprocessing, count, seed)
+
+
+def _specs(model: Source) -> list[InputSpec]:
+    # Of a protobuf whose data lie elsewhere the inputs are known all the same.
+    return input_specs(model if isinstance(model, ModelProto) else as_model(model).proto)
 
 
 def _open(
-    source: SamplesLike, model: Source, preprocessing: Preprocessing | None, count: int | None, seed: int
+    source: SamplesLike,
+    specs: Sequence[InputSpec],
+    preprocessing: Preprocessing | None,
+    count: int | None,
+    seed: int,
 ) -> Samples:
-    # Of a protobuf whose data lie elsewhere the inputs are known all the same.
-    specs = input_specs(model if isinstance(model, ModelProto) else as_model(model).proto)
     path = Path(source) if isinstance(source, str | os.PathLike) else None
     one_pass = False
     if isinstance(source, str | os.PathLike):

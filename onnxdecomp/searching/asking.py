@@ -88,11 +88,12 @@ def search(
     """
     began = time.monotonic()
     trials = trials or Trials()
-    source, shapes, folder = as_model(model), as_input_shapes(input_shapes), as_folder(scratch, "scratch")
-    sets = as_sets(samples, source, "samples") if samples is not None else None
+    folder = as_folder(scratch, "scratch")
     judge = as_metric(metric) if metric is not None else None
-    _require_meaning(goal, cost, sets, judge, trials, time_limit)
+    _require_meaning(goal, cost, samples, judge, trials, time_limit)
     where = setting or settings()[0]
+    source, shapes = as_model(model), as_input_shapes(input_shapes)
+    sets = as_sets(samples, source, "samples") if samples is not None else None
     policy = policy or Policy(align=ALIGN[cost])
     with (
         on_disk(source) as path,
@@ -134,7 +135,7 @@ def search(
 def _require_meaning(
     goal: Goal,
     cost: str,
-    samples: SampleSets | None,
+    samples: SampleSets | SamplesLike | None,
     metric: Metric | None,
     trials: Trials,
     time_limit: float | None,

@@ -24,7 +24,15 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader
 from PIL import Image
 
-from onnxdecomp import MissingExtraError, Preprocessing, UsageError, compare, open_samples, read_labels
+from onnxdecomp import (
+    MissingExtraError,
+    Preprocessing,
+    RunError,
+    UsageError,
+    compare,
+    open_samples,
+    read_labels,
+)
 from onnxdecomp.sampling import PRESETS
 
 
@@ -798,6 +806,9 @@ def test_bfloat16_is_taken_where_the_input_takes_it() -> None:
     found = read({"x": half}, taking("N,3,8,8", "bfloat16"))
     assert found.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(found, half)
+    same = taking("N,3,8,8", "bfloat16")
+    with pytest.raises(RunError, match="takes no bfloat16 from Python, which is the type of input 'x'"):
+        compare(same, same, {"x": half})
     with pytest.raises(
         UsageError, match="`source`: feed 0: input 'x' needs int64, the samples have bfloat16"
     ):
