@@ -67,7 +67,8 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def command(*arguments: object) -> list[str]:
     """The command line as a process of its own; Ctrl-C reaches it whatever this process does with it."""
     start = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import onnxdecomp.__main__"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from onnxdecomp.__main__ import main; main()"
     )
     return [sys.executable, "-c", start, *map(str, arguments)]
 

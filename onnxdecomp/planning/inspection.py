@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxdecomp.ir import InputShapes, Site, Source, as_model, survey_with_weights
 from onnxdecomp.planning.policy import Policy, fitting_methods
-from onnxdecomp.progress import Progress, silent, tracked
+from onnxdecomp.progress import Progress, logged, silent, tracked
 
 if TYPE_CHECKING:
     from onnxdecomp.planning.spectra import SiteSpectra
@@ -71,7 +71,7 @@ def inspect(
         # Most inspections need no spectra, and with them TensorLy would be loaded.
         from onnxdecomp.planning.spectra import find_spectra
 
-        anchors = tracked(found.anchors, "reading spectra", progress, lambda each: each.site.name)
+        anchors = tracked(found.anchors, "reading spectra", logged(progress), lambda each: each.site.name)
         spectra = tuple(find_spectra(anchors, policy, source.folder))
     return Inspection(
         sites=tuple(anchor.site for anchor in found.anchors),

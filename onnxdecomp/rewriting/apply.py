@@ -11,7 +11,7 @@ from onnxdecomp.fitting import Factors, factor_all, fit_all, largest_first
 from onnxdecomp.ir import InputShapes, Source, Survey, as_model
 from onnxdecomp.lowering import Splicer
 from onnxdecomp.planning import Choice, Plan, Policy, Unit
-from onnxdecomp.progress import Progress, silent, tracked
+from onnxdecomp.progress import Progress, logged, silent, tracked
 from onnxdecomp.rewriting.deciding import clamped, decide, decided_units, why_nothing
 from onnxdecomp.rewriting.request import Request
 from onnxdecomp.rewriting.result import Result, report_of, totals_of
@@ -62,7 +62,7 @@ def rewrite(
     """
     request = Request.parse(rank, plan, policy, only, skip)
     found = request.survey(as_model(model), input_shapes or {}, freeze=freeze_weights, fold_bn=fold_bn)
-    return carry_out(request, found, data=data, scratch=scratch, jobs=jobs, progress=progress)
+    return carry_out(request, found, data=data, scratch=scratch, jobs=jobs, progress=logged(progress))
 
 
 def carry_out(

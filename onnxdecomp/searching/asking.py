@@ -10,7 +10,7 @@ from onnxdecomp.comparing import baseline
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import InputShapes, Model, Source, Survey, as_model, on_disk, survey
 from onnxdecomp.planning import Policy
-from onnxdecomp.progress import Progress, ProgressEvent, silent
+from onnxdecomp.progress import Progress, ProgressEvent, logged, silent
 from onnxdecomp.runtime import Feeds
 from onnxdecomp.sampling import SampleSets
 from onnxdecomp.searching.goal import Goal
@@ -63,7 +63,7 @@ def search(
         RunError, MissingExtraError: ONNX Runtime does not run the model.
         StoppedError: the search was interrupted before any model was fitted.
     """
-    began = time.monotonic()
+    began, progress = time.monotonic(), logged(progress)
     trials = trials or Trials()
     _require_meaning(goal, cost, samples, trials, time_limit)
     if trials.number:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 
 from onnxdecomp.errors import StoppedError
+from onnxdecomp.ir import scratch_folder
 from onnxdecomp.runtime import environment
 from onnxdecomp.searching.contender import Contender
 from onnxdecomp.searching.result import SearchResult
@@ -47,14 +47,14 @@ def find(task: Task) -> SearchResult:
         StoppedError: interrupted before any model was fitted.
     """
     weighed, notes = weigh(task)
-    with tempfile.TemporaryDirectory(prefix=".onnxdecomp-", dir=task.scratch) as folder:
-        hunt = Hunt(task, weighed, Path(folder))
+    with scratch_folder(beside=task.scratch) as folder:
+        hunt = Hunt(task, weighed, folder)
         try:
             hunt.run()
-        except StoppedError:
+        except StoppedError as stop:
             if not any(each.result is not None for each in hunt.tried):
                 raise
-            hunt.stopped = True
+            hunt.interrupted, hunt.stopped = stop, True
         hunt.settle()
         return hunt.outcome(notes)
 
@@ -70,6 +70,7 @@ class Hunt:
         self._made = Workshop(task, weighed, folder)
         self.solution = weighed.solve()
         self.stopped = False
+        self.interrupted: StoppedError | None = None
         self.study: StudyResult | None = None
 
     @property
@@ -112,6 +113,7 @@ class Hunt:
             solution=self.solution,
             original_seconds=self._made.original_seconds,
             stopped=self.stopped,
+            interrupted=self.interrupted,
             study=self.study,
             notes=tuple(filter(None, [*notes, self._memory.note])),
             environment=environment(),
@@ -219,7 +221,9 @@ class Hunt:
         if best is None or task.samples is None or self._late():
             return
         self.study, plan = better_plan(task, task.samples, self._weighed, best.plan, self._folder)
-        self.stopped = self.stopped or self.study.stopped is not None
+        if (stop := self.study.stopped) is not None:
+            self.stopped = True
+            self.interrupted = stop if isinstance(stop, StoppedError) else StoppedError()
         if plan is None:
             return
         contender = self._made.drafted(plan)

@@ -7,7 +7,7 @@ from contextlib import closing
 
 from onnxdecomp.errors import StoppedError, UsageError
 from onnxdecomp.ir import InputShapes
-from onnxdecomp.progress import Progress, ProgressEvent, silent
+from onnxdecomp.progress import Progress, ProgressEvent, logged, silent
 from onnxdecomp.runtime import PROVIDERS, environment
 from onnxdecomp.sampling import Samples
 from onnxdecomp.timing.cells import Cell, measure_cell
@@ -49,6 +49,7 @@ def bench(
         RunError: a model does not load or run.
         UsageError: shapes, batches, samples or settings do not fit the models, or a shape is unknown.
     """
+    progress = logged(progress)
     lineup = Lineup(subjects=tuple(open_subjects(models)), input_shapes=input_shapes or {}, samples=samples)
     wanted = [Setting(provider=PROVIDERS["cpu"])] if settings is None else list(settings)
     if not wanted:

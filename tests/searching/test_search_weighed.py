@@ -227,7 +227,7 @@ def test_a_report_of_sites_that_cannot_be_timed_is_json(surveyed: tuple[Survey, 
     best = contender(solution, 0)
     document = SearchResult(
         goal=Goal("speedup", 2.0), timed=True, baseline=Baseline(path=Path("in.onnx")), best=best, met=True,
-        tried=(best,), solution=solution, original_seconds=None, stopped=False, study=None, notes=(),
+        tried=(best,), solution=solution, original_seconds=None, stopped=False, interrupted=None, study=None, notes=(),
         environment={},
     ).to_dict()  # fmt: skip
     to_json(document)
