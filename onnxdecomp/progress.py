@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def logged(progress: Progress) -> Progress:
         nonlocal stage
         begins, stage = event.stage != stage, event.stage
         if event.stage == TRIED:
-            _LOGGER.info("%s %s", TRIED, event.item)
+            _LOGGER.info("%s: %s", TRIED, event.item)
         elif event.item is not None:
             _LOGGER.debug("%s: %d of %d, %s", event.stage, event.done, event.total, event.item)
         if event.stage != TRIED and (begins or event.done in (0, event.total)):
@@ -59,6 +60,14 @@ def logged(progress: Progress) -> Progress:
         progress(event)
 
     return tell
+
+
+@contextlib.contextmanager
+def stage(name: str, progress: Progress) -> Iterator[None]:
+    """Tell of work that is done in one piece."""
+    progress(ProgressEvent(name, 0, 1))
+    yield
+    progress(ProgressEvent(name, 1, 1))
 
 
 def tracked(items: Sequence[T], stage: str, progress: Progress, name: Callable[[T], str]) -> Iterator[T]:

@@ -18,12 +18,13 @@ import typer
 import onnxdecomp
 from onnxdecomp.cli.bench import bench
 from onnxdecomp.cli.compare import compare
-from onnxdecomp.cli.console import stop
+from onnxdecomp.cli.console import finish, printing
 from onnxdecomp.cli.help import PanelCommand
 from onnxdecomp.cli.inspect import inspect
 from onnxdecomp.cli.rewrite import rewrite
 from onnxdecomp.cli.search import search
 from onnxdecomp.errors import OnnxdecompError, StoppedError, printable
+from onnxdecomp.stopping import SIGNALS, stop
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -51,13 +52,16 @@ def main() -> None:
     """Run the command line; errors are one line on standard error and an exit code."""
     # Where a stream is closed, what is printed is lost, and what is done is not.
     nowhere = Path(os.devnull)
-    sys.stdout, sys.stderr = (stream or nowhere.open("w") for stream in (sys.stdout, sys.stderr))
+    sys.stdout = nowhere.open("w") if sys.stdout is None else printing(sys.stdout)
+    sys.stderr = sys.stderr or nowhere.open("w")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a code page without arrows gets question marks
             stream.reconfigure(errors="replace")
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
+        finish(sys.stdout)
+        sys.exit(code)
     except OnnxdecompError as error:
         _explain(error)
         _fail(str(error), error.exit_code)

@@ -11,7 +11,6 @@ import typer
 import onnxdecomp
 from onnxdecomp import ir, runtime, show
 from onnxdecomp.cli.choices import Precision, Provider
-from onnxdecomp.cli.console import output_console, progress_bar
 from onnxdecomp.cli.options import (
     OUTPUT,
     WHERE,
@@ -19,6 +18,7 @@ from onnxdecomp.cli.options import (
     InputShape,
     JsonFile,
     ProviderOptions,
+    document,
     option,
     picture,
 )
@@ -26,9 +26,12 @@ from onnxdecomp.cli.parsing import parse_counts, parse_input_shapes, parse_optio
 from onnxdecomp.cli.reading import reads
 from onnxdecomp.cli.samples import SampleOptions, read_inputs
 from onnxdecomp.cli.targets import Targets
+from onnxdecomp.cli.telling import Voice, read_voice
 from onnxdecomp.errors import StoppedError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from onnxdecomp.sampling import Samples
     from onnxdecomp.timing import BenchResult, Setting
 
@@ -58,7 +61,7 @@ def read_settings(
     return found, missing
 
 
-@reads(places=read_settings, inputs=read_inputs)
+@reads(places=read_settings, inputs=read_inputs, voice=read_voice)
 def bench(
     models: Annotated[
         list[Path], typer.Argument(help="ONNX models; the others are compared with the first.")
@@ -72,9 +75,16 @@ def bench(
         bool, option(OUTPUT, "--per-layer", help="Also the time of every layer, before and after.")
     ] = False,
     json_file: JsonFile = None,
-    csv_file: Annotated[Path | None, option(OUTPUT, "--csv", metavar="FILE", help="Write the rows.")] = None,
+    csv_file: Annotated[
+        Path | None,
+        option(
+            OUTPUT, "--csv", metavar="FILE", parser=document, help="Write the rows; - is standard output."
+        ),
+    ] = None,
     plot: Annotated[Path | None, picture("bars")] = None,
     debug: Debug = False,
+    *,
+    voice: Voice,
 ) -> None:
     """Time models in ONNX Runtime, in turns, and say how much faster the others are than the first."""
     budget = onnxdecomp.Budget(duration=duration, runs=runs)
@@ -86,7 +96,7 @@ def bench(
     targets = Targets(keep | (samples.sources() if samples else set()), json_file, csv_file, plot)
     if plot is not None:
         show.require_plot(plot)
-    with progress_bar() as progress:
+    with voice.progress() as progress:
         found = onnxdecomp.bench(
             [loaded[path] for path in models],
             settings=settings,
@@ -96,7 +106,7 @@ def bench(
             per_layer=per_layer,
             progress=progress,
         )
-    _show(found, missing, samples)
+    _show(found, missing, samples, targets.console(voice))
     targets.json(json_file, found.to_dict)
     targets.text(csv_file, found.to_csv)
     targets.picture(plot if found.cells else None, lambda path: show.plot_bench(found, path))
@@ -105,8 +115,7 @@ def bench(
         raise StoppedError(found.stopped.number, f"interrupted; {known}") from found.stopped
 
 
-def _show(found: BenchResult, missing: Sequence[str], samples: Samples | None) -> None:
-    console = output_console()
+def _show(found: BenchResult, missing: Sequence[str], samples: Samples | None, console: Console) -> None:
     for line in missing:
         console.print(f"left out: {line}", soft_wrap=True)
     if found.cells:
