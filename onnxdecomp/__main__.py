@@ -19,9 +19,9 @@ def main() -> None:
         print(f"onnxdecomp: {error.message}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     finally:
-        # All is done: what arrives while the interpreter takes itself down ends it, without a traceback.
+        # All is done and its exit code is known; the interpreter only takes itself down.
         for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

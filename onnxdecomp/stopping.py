@@ -22,6 +22,14 @@ def stop(number: int, frame: FrameType | None) -> None:
     raise StoppedError(number)
 
 
+def stopped_by(error: BaseException) -> StoppedError | None:
+    """The interruption behind an error: extension modules that are being imported raise their own for it."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, StoppedError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Let signals that arrive in the block take effect after it.

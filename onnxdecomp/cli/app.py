@@ -24,7 +24,7 @@ from onnxdecomp.cli.inspect import inspect
 from onnxdecomp.cli.rewrite import rewrite
 from onnxdecomp.cli.search import search
 from onnxdecomp.errors import OnnxdecompError, StoppedError, printable
-from onnxdecomp.stopping import SIGNALS, stop
+from onnxdecomp.stopping import SIGNALS, stop, stopped_by
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -62,20 +62,27 @@ def main() -> None:
         code = app(standalone_mode=False)
         finish(sys.stdout)
         sys.exit(code)
-    except OnnxdecompError as error:
-        _explain(error)
-        _fail(str(error), error.exit_code)
-    except typer.TyperException as error:
-        # Where a value is none of an enum's, the message begins as that of the ValueError beneath it.
-        _fail(error.format_message().replace("Value error, ", ""), 2)
-    except UnicodeDecodeError as error:
-        _explain(error)
-        _fail("a name in the model is not UTF-8 text; the file is damaged", 2)
-    except StoppedError as error:
-        _fail(error.message, error.exit_code)
+    except (Exception, StoppedError) as error:
+        _end(error)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _end(error: BaseException) -> NoReturn:
+    """One line on standard error and an exit code; what nobody foresaw keeps its traceback."""
+    if (stopped := stopped_by(error)) is not None:
+        _fail(stopped.message, stopped.exit_code)
+    if isinstance(error, OnnxdecompError):
+        _explain(error)
+        _fail(str(error), error.exit_code)
+    if isinstance(error, typer.TyperException):
+        # Where a value is none of an enum's, the message begins as that of the ValueError beneath it.
+        _fail(error.format_message().replace("Value error, ", ""), 2)
+    if isinstance(error, UnicodeDecodeError):
+        _explain(error)
+        _fail("a name in the model is not UTF-8 text; the file is damaged", 2)
+    raise error
 
 
 def _explain(error: Exception) -> None:
