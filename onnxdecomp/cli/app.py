@@ -17,6 +17,7 @@ import typer
 
 import onnxdecomp
 from onnxdecomp.cli.bench import bench
+from onnxdecomp.cli.cache import cache
 from onnxdecomp.cli.compare import compare
 from onnxdecomp.cli.console import finish, printing
 from onnxdecomp.cli.help import PanelCommand
@@ -32,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make trained CNNs smaller and faster by tensor decomposition: ONNX in, ONNX out.",
 )
-for command in (inspect, rewrite, search, compare, bench):
+for command in (inspect, rewrite, search, compare, bench, cache):
     app.command(cls=PanelCommand)(command)
 
 

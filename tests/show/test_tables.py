@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -91,7 +91,12 @@ def test_several_names_in_one_cell_say_how_many_more_there_are() -> None:
 NAMES = st.lists(st.text("ab/", min_size=1, max_size=60), min_size=1, max_size=12)
 
 
+# They differ at two places, too far from each other to show both.
+FAR = [f"{'m' * 40}{first}{'n' * 40}{second}{'o' * 40}" for first in "xy" for second in "pq"]
+
+
 @given(NAMES, st.integers(12, 40))
+@example(FAR, 20)
 def test_names_that_differ_stay_different_and_fit(names: list[str], width: int) -> None:
     texts = shortened(names, width)
     assert all(len(text) <= width for text in texts)
