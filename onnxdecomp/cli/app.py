@@ -24,7 +24,7 @@ from onnxdecomp.cli.help import PanelCommand
 from onnxdecomp.cli.inspect import inspect
 from onnxdecomp.cli.rewrite import rewrite
 from onnxdecomp.cli.search import search
-from onnxdecomp.errors import OnnxdecompError, StoppedError, printable
+from onnxdecomp.errors import OnnxdecompError, StoppedError, first_line, printable
 from onnxdecomp.stopping import SIGNALS, stop, stopped_by
 
 app = typer.Typer(
@@ -80,6 +80,9 @@ def _end(error: BaseException) -> NoReturn:
     if isinstance(error, typer.TyperException):
         # Where a value is none of an enum's, the message begins as that of the ValueError beneath it.
         _fail(error.format_message().replace("Value error, ", ""), 2)
+    if isinstance(error, MemoryError):
+        _explain(error)
+        _fail(f"there is too little memory: {first_line(error)}; give smaller inputs or batches", 2)
     if isinstance(error, UnicodeDecodeError):
         _explain(error)
         _fail("a name in the model is not UTF-8 text; the file is damaged", 2)

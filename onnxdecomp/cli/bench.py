@@ -22,7 +22,7 @@ from onnxdecomp.cli.options import (
     option,
     picture,
 )
-from onnxdecomp.cli.parsing import parse_counts, parse_input_shapes, parse_options
+from onnxdecomp.cli.parsing import MOST_ALONG, MOST_THREADS, parse_counts, parse_input_shapes, parse_options
 from onnxdecomp.cli.reading import reads
 from onnxdecomp.cli.samples import SampleOptions, read_inputs
 from onnxdecomp.cli.targets import Targets
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
     from onnxdecomp.sampling import Samples
     from onnxdecomp.timing import BenchResult, Setting
+
+
+# In seconds, and of runs: nobody waits for more.
+_DAY, _MOST_RUNS = 86_400, 10**9
 
 
 def read_settings(
@@ -53,8 +57,8 @@ def read_settings(
     found = onnxdecomp.settings(
         names,
         options=parse_options(provider_option),
-        threads=parse_counts("--threads", threads),
-        batches=[None] if batch is None else parse_counts("--batch", batch),
+        threads=parse_counts("--threads", threads, MOST_THREADS),
+        batches=[None] if batch is None else parse_counts("--batch", batch, MOST_ALONG),
         precision=precision.value,
         cuda_graph=cuda_graph,
     )
@@ -69,8 +73,10 @@ def bench(
     places: tuple[list[Setting], list[str]],
     inputs: SampleOptions,
     input_shape: InputShape = [],  # noqa: B006  (typer copies it)
-    duration: Annotated[float, option(OUTPUT, help="Seconds of timed runs per model and setting.")] = 5.0,
-    runs: Annotated[int | None, option(OUTPUT, help="That many timed runs instead.")] = None,
+    duration: Annotated[
+        float, option(OUTPUT, max=_DAY, help="Seconds of timed runs per model and setting.")
+    ] = 5.0,
+    runs: Annotated[int | None, option(OUTPUT, max=_MOST_RUNS, help="That many timed runs instead.")] = None,
     per_layer: Annotated[
         bool, option(OUTPUT, "--per-layer", help="Also the time of every layer, before and after.")
     ] = False,

@@ -36,9 +36,8 @@ ModelFile = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=
 OutputFile = Annotated[Path, typer.Argument(help="Where to write the new model.", show_default=False)]
 
 Linear = Annotated[bool, option(RANKS, "--linear", help="Gemm and MatMul too.")]
-MinChannels = Annotated[
-    int, option(RANKS, help="No two-sided chain where a group has fewer input or output channels.")
-]
+FEW_CHANNELS = "No two-sided chain where a group has fewer input or output channels."
+MinChannels = Annotated[int, option(RANKS, help=FEW_CHANNELS)]
 
 InputShape = Annotated[
     list[str],

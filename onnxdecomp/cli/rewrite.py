@@ -23,7 +23,7 @@ from onnxdecomp.cli.options import (
     PlanFile,
     option,
 )
-from onnxdecomp.cli.parsing import parse_input_shapes
+from onnxdecomp.cli.parsing import MOST_THREADS, parse_input_shapes
 from onnxdecomp.cli.reading import read_policy, reads
 from onnxdecomp.cli.samples import SampleOptions, read_dealt
 from onnxdecomp.cli.targets import Targets
@@ -67,7 +67,7 @@ class RankOptions:
         return plan
 
 
-@reads(policy=read_policy)
+@reads(allowed=read_policy)
 def read_ranks(
     rank: Annotated[
         str | None,
@@ -81,9 +81,13 @@ def read_ranks(
     only: Annotated[str | None, option(RANKS, metavar="REGEX", help="Only sites whose name matches.")] = None,
     skip: Annotated[str | None, option(RANKS, metavar="REGEX", help="Keep sites whose name matches.")] = None,
     *,
-    policy: Policy,
+    allowed: tuple[Policy, list[str]],
 ) -> RankOptions:
     """Which ranks, and where."""
+    policy, given = allowed
+    if plan is not None and given:
+        names = " and ".join(f"`{name}`" for name in given)
+        raise UsageError(f"{names} would choose ranks, and --plan names them: leave one or the other out")
     return RankOptions(rank=rank, plan=plan, only=only, skip=skip, policy=policy)
 
 
@@ -120,6 +124,8 @@ def rewrite(
     """Replace Convs by chains of smaller ones."""
     if output is None and not dry_run:
         raise UsageError("name the output file: onnxdecomp rewrite IN OUT --rank 0.25 (or give --dry-run)")
+    if jobs == 0 or jobs > MOST_THREADS:
+        raise UsageError(f"--jobs {jobs}: give 1 to {MOST_THREADS}, or -1 for one per core")
     shapes = parse_input_shapes(input_shape)
     source = ir.load(model)
     sets = samples.deal(source)
