@@ -38,11 +38,15 @@ from .sampling import Samples as Samples
 from .sampling import SampleSets as SampleSets
 from .sampling import open_samples as open_samples
 from .sampling import read_labels as read_labels
+from .searching import CacheContents as CacheContents
+from .searching import CacheKind as CacheKind
 from .searching import Contender as Contender
 from .searching import Goal as Goal
 from .searching import SearchResult as SearchResult
 from .searching import Trial as Trial
 from .searching import Trials as Trials
+from .searching import clear_cache as clear_cache
+from .searching import inspect_cache as inspect_cache
 from .searching import read_trials as read_trials
 from .searching import search as search
 from .timing import BenchResult as BenchResult

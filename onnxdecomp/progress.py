@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,6 +12,9 @@ T = TypeVar("T")
 
 # The stage of a model that a search has tried; what is told of it is worth more than a moment's look.
 TRIED = "tried"
+
+_LOGGER = logging.getLogger("onnxdecomp")
+_LOGGER.addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,32 @@ Progress = Callable[[ProgressEvent], None]
 
 def silent(event: ProgressEvent) -> None:
     """Tell nobody."""
+
+
+def logged(progress: Progress) -> Progress:
+    """`progress`, and Python's logging under the name of the package: stages at INFO, items at DEBUG."""
+    stage = ""
+
+    def tell(event: ProgressEvent) -> None:
+        nonlocal stage
+        begins, stage = event.stage != stage, event.stage
+        if event.stage == TRIED:
+            _LOGGER.info("%s: %s", TRIED, event.item)
+        elif event.item is not None:
+            _LOGGER.debug("%s: %d of %d, %s", event.stage, event.done, event.total, event.item)
+        if event.stage != TRIED and (begins or event.done in (0, event.total)):
+            _LOGGER.info("%s: %d of %d", event.stage, event.done, event.total)
+        progress(event)
+
+    return tell
+
+
+@contextlib.contextmanager
+def stage(name: str, progress: Progress) -> Iterator[None]:
+    """Tell of work that is done in one piece."""
+    progress(ProgressEvent(name, 0, 1))
+    yield
+    progress(ProgressEvent(name, 1, 1))
 
 
 def tracked(items: Sequence[T], stage: str, progress: Progress, name: Callable[[T], str]) -> Iterator[T]:

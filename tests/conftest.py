@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,10 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:
     threadpool_limits(1, user_api="blas")
 
 
+# Time since the start, right-aligned, and a stage.
+_TOLD = re.compile(r" *\d+:[\d:]+  \S")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one run of the command line came to."""
@@ -36,12 +41,22 @@ class Outcome:
     out: str
     err: str
 
+    @property
+    def told(self) -> list[str]:
+        """The lines on standard error that say how far the work is, less the time."""
+        return [line[9:] for line in self.err.splitlines() if _TOLD.match(line)]
+
+    @property
+    def besides(self) -> str:
+        """What else is on standard error."""
+        return "".join(line for line in self.err.splitlines(keepends=True) if not _TOLD.match(line))
+
     def refusal(self, code: int = 2) -> str:
-        """The message of a refusal with exit code `code`: one line on standard error and nothing else."""
+        """The message of a refusal with exit code `code`: one line at the end of standard error."""
         assert self.code == code, self
-        assert self.err.startswith("onnxdecomp: ") and self.err.endswith("\n"), self.err
-        assert self.err.count("\n") == 1, self.err
-        return self.err.removeprefix("onnxdecomp: ").rstrip("\n")
+        assert self.besides.startswith("onnxdecomp: ") and self.err.endswith(self.besides), self.err
+        assert self.besides.count("\n") == 1 and self.besides.endswith("\n"), self.err
+        return self.besides.removeprefix("onnxdecomp: ").rstrip("\n")
 
 
 Cli = Callable[..., Outcome]
@@ -67,7 +82,8 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def command(*arguments: object) -> list[str]:
     """The command line as a process of its own; Ctrl-C reaches it whatever this process does with it."""
     start = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import onnxdecomp.__main__"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from onnxdecomp.__main__ import main; main()"
     )
     return [sys.executable, "-c", start, *map(str, arguments)]
 

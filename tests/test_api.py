@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import doctest
 import inspect
+import itertools
 import re
+import rlcompleter
 import sys
 from importlib import metadata, resources
 from pathlib import Path
@@ -44,6 +46,22 @@ def test_all_is_the_public_surface_in_order() -> None:
     }
     assert names == set(onnxdecomp.__all__)
     assert onnxdecomp.__all__ == sorted(onnxdecomp.__all__)
+
+
+def test_completion_offers_the_public_names_alone() -> None:
+    """Rooms are attributes of the package once they are imported, as they are by now."""
+    assert isinstance(vars(onnxdecomp)["ir"], ModuleType)
+    assert set(dir(onnxdecomp)) == {*onnxdecomp.__all__, "__version__"}
+    completer = rlcompleter.Completer({"onnxdecomp": onnxdecomp})
+    offered = itertools.takewhile(bool, (completer.complete("onnxdecomp.", i) for i in itertools.count()))
+    names = {str(text).removeprefix("onnxdecomp.").rstrip("()") for text in offered}
+    assert {name for name in names if not name.startswith("_")} == set(onnxdecomp.__all__)
+
+
+@pytest.mark.parametrize("value", [v for v in PUBLIC.values() if dataclasses.is_dataclass(v)], ids=str)
+def test_completion_of_a_value_offers_what_is_documented(value: type) -> None:
+    documented = {field.name for field in dataclasses.fields(value)} | dict(members(value)).keys()
+    assert {name for name in dir(value) if not name.startswith("_")} == documented
 
 
 def test_the_promised_names_are_there() -> None:

@@ -368,7 +368,7 @@ def documented(command: str) -> set[str]:
     return {option for cell in cells for option in re.findall(r"--[a-z][\w-]*", cell)}
 
 
-@pytest.mark.parametrize("command", ["inspect", "rewrite", "search", "compare", "bench"])
+@pytest.mark.parametrize("command", ["inspect", "rewrite", "search", "compare", "bench", "cache"])
 def test_the_page_of_the_command_line_has_every_option_and_no_other(command: str) -> None:
     assert documented(command) == options(command) - {"--help"}
 

@@ -17,14 +17,16 @@ import typer
 
 import onnxdecomp
 from onnxdecomp.cli.bench import bench
+from onnxdecomp.cli.cache import cache
 from onnxdecomp.cli.compare import compare
-from onnxdecomp.cli.console import stop
+from onnxdecomp.cli.console import finish, printing
 from onnxdecomp.cli.help import PanelCommand
 from onnxdecomp.cli.inspect import inspect
 from onnxdecomp.cli.rewrite import rewrite
 from onnxdecomp.cli.search import search
 from onnxdecomp.cli.trials import trials
-from onnxdecomp.errors import OnnxdecompError, StoppedError, printable
+from onnxdecomp.errors import OnnxdecompError, StoppedError, first_line, printable
+from onnxdecomp.stopping import SIGNALS, stop, stopped_by
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -32,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make trained CNNs smaller and faster by tensor decomposition: ONNX in, ONNX out.",
 )
-for command in (inspect, rewrite, search, trials, compare, bench):
+for command in (inspect, rewrite, search, trials, compare, bench, cache):
     app.command(cls=PanelCommand)(command)
 
 
@@ -52,27 +54,40 @@ def main() -> None:
     """Run the command line; errors are one line on standard error and an exit code."""
     # Where a stream is closed, what is printed is lost, and what is done is not.
     nowhere = Path(os.devnull)
-    sys.stdout, sys.stderr = (stream or nowhere.open("w") for stream in (sys.stdout, sys.stderr))
+    sys.stdout = nowhere.open("w") if sys.stdout is None else printing(sys.stdout)
+    sys.stderr = sys.stderr or nowhere.open("w")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a code page without arrows gets question marks
             stream.reconfigure(errors="replace")
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
-        sys.exit(app(standalone_mode=False))
-    except OnnxdecompError as error:
-        _explain(error)
-        _fail(str(error), error.exit_code)
-    except typer.TyperException as error:
-        # Where a value is none of an enum's, the message begins as that of the ValueError beneath it.
-        _fail(error.format_message().replace("Value error, ", ""), 2)
-    except UnicodeDecodeError as error:
-        _explain(error)
-        _fail("a name in the model is not UTF-8 text; the file is damaged", 2)
-    except StoppedError as error:
-        _fail(error.message, error.exit_code)
+        code = app(standalone_mode=False)
+        finish(sys.stdout)
+        sys.exit(code)
+    except (Exception, StoppedError) as error:
+        _end(error)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _end(error: BaseException) -> NoReturn:
+    """One line on standard error and an exit code; what nobody foresaw keeps its traceback."""
+    if (stopped := stopped_by(error)) is not None:
+        _fail(stopped.message, stopped.exit_code)
+    if isinstance(error, OnnxdecompError):
+        _explain(error)
+        _fail(str(error), error.exit_code)
+    if isinstance(error, typer.TyperException):
+        # Where a value is none of an enum's, the message begins as that of the ValueError beneath it.
+        _fail(error.format_message().replace("Value error, ", ""), 2)
+    if isinstance(error, MemoryError):
+        _explain(error)
+        _fail(f"there is too little memory: {first_line(error)}; give smaller inputs or batches", 2)
+    if isinstance(error, UnicodeDecodeError):
+        _explain(error)
+        _fail("a name in the model is not UTF-8 text; the file is damaged", 2)
+    raise error
 
 
 def _explain(error: Exception) -> None:

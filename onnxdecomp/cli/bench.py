@@ -11,7 +11,6 @@ import typer
 import onnxdecomp
 from onnxdecomp import ir, runtime, show
 from onnxdecomp.cli.choices import Precision, Provider
-from onnxdecomp.cli.console import output_console, progress_bar
 from onnxdecomp.cli.options import (
     OUTPUT,
     WHERE,
@@ -19,18 +18,26 @@ from onnxdecomp.cli.options import (
     InputShape,
     JsonFile,
     ProviderOptions,
+    document,
     option,
     picture,
 )
-from onnxdecomp.cli.parsing import parse_counts, parse_input_shapes, parse_options
+from onnxdecomp.cli.parsing import MOST_ALONG, MOST_THREADS, parse_counts, parse_input_shapes, parse_options
 from onnxdecomp.cli.reading import reads
 from onnxdecomp.cli.samples import SampleOptions, read_inputs
 from onnxdecomp.cli.targets import Targets
+from onnxdecomp.cli.telling import Voice, read_voice
 from onnxdecomp.errors import StoppedError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from onnxdecomp.sampling import Samples
     from onnxdecomp.timing import BenchResult, Setting
+
+
+# In seconds, and of runs: nobody waits for more.
+_DAY, _MOST_RUNS = 86_400, 10**9
 
 
 def read_settings(
@@ -50,15 +57,15 @@ def read_settings(
     found = onnxdecomp.settings(
         names,
         options=parse_options(provider_option),
-        threads=parse_counts("--threads", threads),
-        batches=[None] if batch is None else parse_counts("--batch", batch),
+        threads=parse_counts("--threads", threads, MOST_THREADS),
+        batches=[None] if batch is None else parse_counts("--batch", batch, MOST_ALONG),
         precision=precision.value,
         cuda_graph=cuda_graph,
     )
     return found, missing
 
 
-@reads(places=read_settings, inputs=read_inputs)
+@reads(places=read_settings, inputs=read_inputs, voice=read_voice)
 def bench(
     models: Annotated[
         list[Path], typer.Argument(help="ONNX models; the others are compared with the first.")
@@ -66,15 +73,24 @@ def bench(
     places: tuple[list[Setting], list[str]],
     inputs: SampleOptions,
     input_shape: InputShape = [],  # noqa: B006  (typer copies it)
-    duration: Annotated[float, option(OUTPUT, help="Seconds of timed runs per model and setting.")] = 5.0,
-    runs: Annotated[int | None, option(OUTPUT, help="That many timed runs instead.")] = None,
+    duration: Annotated[
+        float, option(OUTPUT, max=_DAY, help="Seconds of timed runs per model and setting.")
+    ] = 5.0,
+    runs: Annotated[int | None, option(OUTPUT, max=_MOST_RUNS, help="That many timed runs instead.")] = None,
     per_layer: Annotated[
         bool, option(OUTPUT, "--per-layer", help="Also the time of every layer, before and after.")
     ] = False,
     json_file: JsonFile = None,
-    csv_file: Annotated[Path | None, option(OUTPUT, "--csv", metavar="FILE", help="Write the rows.")] = None,
+    csv_file: Annotated[
+        Path | None,
+        option(
+            OUTPUT, "--csv", metavar="FILE", parser=document, help="Write the rows; - is standard output."
+        ),
+    ] = None,
     plot: Annotated[Path | None, picture("bars")] = None,
     debug: Debug = False,
+    *,
+    voice: Voice,
 ) -> None:
     """Time models in ONNX Runtime, in turns, and say how much faster the others are than the first."""
     budget = onnxdecomp.Budget(duration=duration, runs=runs)
@@ -86,7 +102,7 @@ def bench(
     targets = Targets(keep | (samples.sources() if samples else set()), json_file, csv_file, plot)
     if plot is not None:
         show.require_plot(plot)
-    with progress_bar() as progress:
+    with voice.progress() as progress:
         found = onnxdecomp.bench(
             [loaded[path] for path in models],
             settings=settings,
@@ -96,7 +112,7 @@ def bench(
             per_layer=per_layer,
             progress=progress,
         )
-    _show(found, missing, samples)
+    _show(found, missing, samples, targets.console(voice))
     targets.json(json_file, found.to_dict)
     targets.text(csv_file, found.to_csv)
     targets.picture(plot if found.cells else None, lambda path: show.plot_bench(found, path))
@@ -105,8 +121,7 @@ def bench(
         raise StoppedError(found.stopped.number, f"interrupted; {known}") from found.stopped
 
 
-def _show(found: BenchResult, missing: Sequence[str], samples: Samples | None) -> None:
-    console = output_console()
+def _show(found: BenchResult, missing: Sequence[str], samples: Samples | None, console: Console) -> None:
     for line in missing:
         console.print(f"left out: {line}", soft_wrap=True)
     if found.cells:

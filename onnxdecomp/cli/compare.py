@@ -9,15 +9,16 @@ import typer
 
 import onnxdecomp
 from onnxdecomp import ir, show
-from onnxdecomp.cli.console import output_console
 from onnxdecomp.cli.options import Debug, InputShape, JsonFile
 from onnxdecomp.cli.parsing import parse_input_shapes
 from onnxdecomp.cli.reading import reads
 from onnxdecomp.cli.samples import SampleOptions, read_drawn
 from onnxdecomp.cli.targets import Targets
+from onnxdecomp.cli.telling import Voice, read_voice
+from onnxdecomp.progress import stage
 
 
-@reads(samples=read_drawn)
+@reads(samples=read_drawn, voice=read_voice)
 def compare(
     samples: SampleOptions,
     a: Annotated[Path, typer.Argument(help="The reference model.", show_default=False)],
@@ -25,6 +26,8 @@ def compare(
     input_shape: InputShape = [],  # noqa: B006  (typer copies it)
     json_file: JsonFile = None,
     debug: Debug = False,
+    *,
+    voice: Voice,
 ) -> None:
     """Say how far apart the outputs of two models are."""
     reference = ir.load(a)
@@ -32,6 +35,9 @@ def compare(
     judged = ir.load(b)
     keep = reference.files() | judged.files() | (drawn.sources() if drawn else set())
     targets = Targets(keep, json_file)
-    found = onnxdecomp.compare(reference, judged, drawn, input_shapes=parse_input_shapes(input_shape))
-    targets.json(json_file, found.to_dict)
-    output_console().print(show.comparison_view(found))
+    shapes = parse_input_shapes(input_shape)
+    with targets.accounted():
+        with voice.progress() as progress, stage("comparing", progress):
+            found = onnxdecomp.compare(reference, judged, drawn, input_shapes=shapes)
+        targets.json(json_file, found.to_dict)
+        targets.console(voice).print(show.comparison_view(found))

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import onnxdecomp
 from onnxdecomp import ir, show
-from onnxdecomp.cli.console import output_console, progress_bar
 from onnxdecomp.cli.options import (
     OUTPUT,
     Debug,
@@ -21,9 +20,12 @@ from onnxdecomp.cli.options import (
     picture,
 )
 from onnxdecomp.cli.parsing import parse_input_shapes
+from onnxdecomp.cli.reading import reads
 from onnxdecomp.cli.targets import Targets
+from onnxdecomp.cli.telling import Voice, read_voice
 
 
+@reads(voice=read_voice)
 def inspect(
     model: ModelFile,
     input_shape: InputShape = [],  # noqa: B006  (typer copies it)
@@ -37,6 +39,8 @@ def inspect(
     plot: Annotated[Path | None, picture("the spectra")] = None,
     json_file: JsonFile = None,
     debug: Debug = False,
+    *,
+    voice: Voice,
 ) -> None:
     """List every Conv, its cost, and how it can be decomposed."""
     policy = onnxdecomp.Policy(min_channels=min_channels, linear=linear)
@@ -44,7 +48,7 @@ def inspect(
     targets = Targets(source.files(), json_file, plot)
     if plot is not None:
         show.require_plot(plot)
-    with progress_bar() as progress:
+    with targets.accounted(), voice.progress() as progress:
         found = onnxdecomp.inspect(
             source,
             policy=policy,
@@ -53,9 +57,10 @@ def inspect(
             spectrum=spectrum or plot is not None,
             progress=progress,
         )
-    targets.picture(plot, lambda path: show.plot_spectra(found.spectra, path))
-    targets.json(json_file, found.to_dict)
-    console = output_console()
-    console.print(show.inspect_view(found))
-    if spectrum:
-        console.print(show.spectra_view(found.spectra))
+    with targets.accounted():
+        targets.picture(plot, lambda path: show.plot_spectra(found.spectra, path))
+        targets.json(json_file, found.to_dict)
+        console = targets.console(voice)
+        console.print(show.inspect_view(found))
+        if spectrum:
+            console.print(show.spectra_view(found.spectra))

@@ -17,6 +17,16 @@ def option(panel: str, *names: str, **how: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, **how)
 
 
+# Standard output, as the value of an option: a file of that name is `./-`, and has its folder with it.
+STDOUT = Path("-")
+
+
+def document(text: str) -> Path:
+    """Where a document goes: a file, or STDOUT."""
+    path = Path(text)
+    return Path.cwd() / path if path == STDOUT and text != str(STDOUT) else path
+
+
 def picture(what: str) -> Any:
     """The option that names the picture to draw."""
     return option(OUTPUT, "--plot", metavar="FILE", help=f"Draw {what}: .png or .svg.")
@@ -26,9 +36,8 @@ ModelFile = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=
 OutputFile = Annotated[Path, typer.Argument(help="Where to write the new model.", show_default=False)]
 
 Linear = Annotated[bool, option(RANKS, "--linear", help="Gemm and MatMul too.")]
-MinChannels = Annotated[
-    int, option(RANKS, help="No two-sided chain where a group has fewer input or output channels.")
-]
+FEW_CHANNELS = "No two-sided chain where a group has fewer input or output channels."
+MinChannels = Annotated[int, option(RANKS, help=FEW_CHANNELS)]
 
 InputShape = Annotated[
     list[str],
@@ -43,7 +52,23 @@ ProviderOptions = Annotated[
 ]
 
 PlanFile = Annotated[
-    Path | None, option(OUTPUT, "--save-plan", metavar="FILE", help="Write the plan carried out.")
+    Path | None,
+    option(
+        OUTPUT,
+        "--save-plan",
+        metavar="FILE",
+        parser=document,
+        help="Write the plan carried out; - is standard output.",
+    ),
 ]
-JsonFile = Annotated[Path | None, option(OUTPUT, "--json", metavar="FILE", help="Write the report as JSON.")]
+JsonFile = Annotated[
+    Path | None,
+    option(
+        OUTPUT,
+        "--json",
+        metavar="FILE",
+        parser=document,
+        help="Write the report as JSON; - is standard output, and tables go to standard error.",
+    ),
+]
 Debug = Annotated[bool, option(OUTPUT, "--debug", help="Show whole messages and tracebacks of errors.")]

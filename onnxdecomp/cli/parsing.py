@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from onnxdecomp.sampling import Preprocessing
     from onnxdecomp.searching import Goal
 
+# Beyond these a number is a slip of the finger: a dimension, threads or jobs, a side of a picture (JPEG's).
+MOST_ALONG, MOST_THREADS, _MOST_PIXELS = 2**31 - 1, 1024, 65535
+
 
 def parse_input_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
     """`["x:1,3,224,224"]` as `{"x": (1, 3, 224, 224)}`; a scalar is `x:`.
@@ -76,6 +79,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
         height, width = sizes * 2 if len(sizes) == 1 else sizes
     except ValueError as error:
         raise UsageError(f"--image-size {text}: write H,W or one number, as in 224,224") from error
+    if max(height, width) > _MOST_PIXELS:
+        raise UsageError(f"--image-size {text}: no side is above {_MOST_PIXELS} pixels")
     return height, width
 
 
@@ -109,8 +114,13 @@ def parse_options(texts: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def parse_counts(option: str, text: str) -> list[int]:
+def parse_counts(option: str, text: str, most: int) -> list[int]:
     """`"1,8"` as `[1, 8]`, without repetitions.
+
+    Args:
+        option: whose text it is.
+        text: numbers with commas between them.
+        most: what none is above.
 
     Raises:
         UsageError: the text of `option` is not of that form.
@@ -121,4 +131,6 @@ def parse_counts(option: str, text: str) -> list[int]:
         counts = [0]
     if min(counts) < 1:
         raise UsageError(f"{option} {text}: write positive whole numbers, as in 1,8")
+    if max(counts) > most:
+        raise UsageError(f"{option} {text}: {most} is the most")
     return list(dict.fromkeys(counts))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import onnxdecomp
 from onnxdecomp.cli.choices import Method, Provider
-from onnxdecomp.cli.options import GOAL, RANKS, WHERE, Linear, MinChannels, ProviderOptions, option
-from onnxdecomp.cli.parsing import parse_goal, parse_options
+from onnxdecomp.cli.options import FEW_CHANNELS, GOAL, RANKS, WHERE, Linear, ProviderOptions, option
+from onnxdecomp.cli.parsing import MOST_ALONG, MOST_THREADS, parse_goal, parse_options
 
 if TYPE_CHECKING:
     from onnxdecomp.planning import Policy
@@ -63,20 +63,24 @@ def _option(parameter: inspect.Parameter, owner: Callable[..., Any]) -> inspect.
 def read_policy(
     method: Annotated[Method | None, option(RANKS, help="Default: tucker2, tucker1, svd.")] = None,
     linear: Linear = False,
-    min_channels: MinChannels = 16,
-    align: Annotated[int, option(RANKS, help="Round fractions up to a multiple of this many channels.")] = 8,
+    min_channels: Annotated[int | None, option(RANKS, help=f"{FEW_CHANNELS} Default: 16.")] = None,
+    align: Annotated[
+        int | None,
+        option(RANKS, help="Round fractions up to a multiple of this many channels. Default: 8."),
+    ] = None,
     allow_slower: Annotated[
         bool, option(RANKS, "--allow-slower", help="Also chains that save less than a fifth of the MACs.")
     ] = False,
-) -> Policy:
-    """What a rank rule may choose."""
-    return onnxdecomp.Policy(
-        method=method and method.value,
-        linear=linear,
-        min_channels=min_channels,
-        align=align,
-        allow_slower=allow_slower,
-    )
+) -> tuple[Policy, list[str]]:
+    """What a rank rule may choose, and which of these options were given, which a plan would ignore."""
+    given = {
+        "method": method and method.value,
+        "min_channels": min_channels,
+        "align": align,
+        "allow_slower": allow_slower or None,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return onnxdecomp.Policy(linear=linear, **chosen), list(chosen)
 
 
 Figure = float | None
@@ -114,8 +118,8 @@ def read_goal(
 def read_setting(
     provider: Annotated[Provider, option(WHERE, help="Where it must be fast.")] = Provider.CPU,
     provider_option: ProviderOptions = [],  # noqa: B006  (typer copies it)
-    threads: Annotated[int, option(WHERE, min=1, help="Of the CPU.")] = 1,
-    batch: Annotated[int | None, option(WHERE, min=1, help="Samples per run.")] = None,
+    threads: Annotated[int, option(WHERE, min=1, max=MOST_THREADS, help="Of the CPU.")] = 1,
+    batch: Annotated[int | None, option(WHERE, min=1, max=MOST_ALONG, help="Samples per run.")] = None,
 ) -> Setting:
     """The one place where a model must be fast."""
     (found,) = onnxdecomp.settings(

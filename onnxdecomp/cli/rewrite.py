@@ -11,7 +11,6 @@ import typer
 
 import onnxdecomp
 from onnxdecomp import comparing, ir, planning, rewriting, show
-from onnxdecomp.cli.console import output_console, progress_bar
 from onnxdecomp.cli.options import (
     OUTPUT,
     RANKS,
@@ -24,14 +23,17 @@ from onnxdecomp.cli.options import (
     PlanFile,
     option,
 )
-from onnxdecomp.cli.parsing import parse_input_shapes
+from onnxdecomp.cli.parsing import MOST_THREADS, parse_input_shapes
 from onnxdecomp.cli.reading import read_policy, reads
 from onnxdecomp.cli.samples import SampleOptions, read_dealt
 from onnxdecomp.cli.targets import Targets
+from onnxdecomp.cli.telling import Voice, read_voice
 from onnxdecomp.errors import UsageError
-from onnxdecomp.progress import ProgressEvent
+from onnxdecomp.progress import Progress, stage
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from onnxdecomp.comparing import Baseline
     from onnxdecomp.ir import InputShapes, Model
     from onnxdecomp.planning import Plan, Policy
@@ -65,7 +67,7 @@ class RankOptions:
         return plan
 
 
-@reads(policy=read_policy)
+@reads(allowed=read_policy)
 def read_ranks(
     rank: Annotated[
         str | None,
@@ -79,13 +81,17 @@ def read_ranks(
     only: Annotated[str | None, option(RANKS, metavar="REGEX", help="Only sites whose name matches.")] = None,
     skip: Annotated[str | None, option(RANKS, metavar="REGEX", help="Keep sites whose name matches.")] = None,
     *,
-    policy: Policy,
+    allowed: tuple[Policy, list[str]],
 ) -> RankOptions:
     """Which ranks, and where."""
+    policy, given = allowed
+    if plan is not None and given:
+        names = " and ".join(f"`{name}`" for name in given)
+        raise UsageError(f"{names} would choose ranks, and --plan names them: leave one or the other out")
     return RankOptions(rank=rank, plan=plan, only=only, skip=skip, policy=policy)
 
 
-@reads(ranks=read_ranks, samples=read_dealt)
+@reads(ranks=read_ranks, samples=read_dealt, voice=read_voice)
 def rewrite(
     ranks: RankOptions,
     samples: SampleOptions,
@@ -112,10 +118,14 @@ def rewrite(
     save_plan: PlanFile = None,
     json_file: JsonFile = None,
     debug: Debug = False,
+    *,
+    voice: Voice,
 ) -> None:
     """Replace Convs by chains of smaller ones."""
     if output is None and not dry_run:
         raise UsageError("name the output file: onnxdecomp rewrite IN OUT --rank 0.25 (or give --dry-run)")
+    if jobs == 0 or jobs > MOST_THREADS:
+        raise UsageError(f"--jobs {jobs}: give 1 to {MOST_THREADS}, or -1 for one per core")
     shapes = parse_input_shapes(input_shape)
     source = ir.load(model)
     sets = samples.deal(source)
@@ -123,71 +133,76 @@ def rewrite(
     keep |= sets.sources() if sets is not None else set()
     targets = Targets(keep, save_plan, json_file, model=output)
     plan = ranks.load_plan()  # a mistyped command is found before the original is run
-    with progress_bar() as progress:
-        unchecked = "--dry-run" if dry_run else None if run_check else "--no-check"
-        progress(ProgressEvent("running the original", 0, 1))
-        standard = _baseline(source, shapes, sets, unchecked)
-        result = onnxdecomp.rewrite(
-            source,
-            ranks.rank,
-            plan=plan,
-            policy=ranks.policy,
-            only=ranks.only,
-            skip=ranks.skip,
-            fold_bn=fold_bn,
-            freeze_weights=freeze_weights,
-            input_shapes=shapes,
-            data=sets.fitted if sets is not None else None,
-            scratch=output.parent if output is not None else None,
-            jobs=jobs,
-            check=False,  # that of the staged file follows
-            progress=progress,
-        )
-    output_console().print(show.result_view(result))
-    _deliver(result, standard, sets, targets, None if dry_run else output, save_plan, json_file)
+    unchecked = "--dry-run" if dry_run else None if run_check else "--no-check"
+    with targets.accounted():
+        with voice.progress() as progress:
+            standard = _baseline(source, shapes, sets, unchecked, progress)
+            result = onnxdecomp.rewrite(
+                source,
+                ranks.rank,
+                plan=plan,
+                policy=ranks.policy,
+                only=ranks.only,
+                skip=ranks.skip,
+                fold_bn=fold_bn,
+                freeze_weights=freeze_weights,
+                input_shapes=shapes,
+                data=sets.fitted if sets is not None else None,
+                scratch=output.parent if output is not None else None,
+                jobs=jobs,
+                check=False,  # that of the staged file follows
+                progress=progress,
+            )
+        console = targets.console(voice)
+        console.print(show.result_view(result))
+        if output is None or dry_run:
+            unrun = comparing.Check(status="not checked", reason="--dry-run")
+            result = dataclasses.replace(result, check=unrun)
+            targets.text(save_plan, result.plan.to_json)
+            targets.json(json_file, result.to_dict)
+            console.print("\ndry run: no model was written")
+            return
+        with targets.staged(result) as candidate:
+            with voice.progress() as progress:
+                result = _judged(result, candidate, standard, sets, progress)
+            targets.text(save_plan, result.plan.to_json)
+            targets.json(json_file, result.to_dict)
+        _conclude(result, output, console)
 
 
-def _baseline(source: Model, shapes: InputShapes, sets: SampleSets | None, unchecked: str | None) -> Baseline:
+def _baseline(
+    source: Model, shapes: InputShapes, sets: SampleSets | None, unchecked: str | None, progress: Progress
+) -> Baseline:
     """What the original does, or why that was not found out."""
     if unchecked is not None:
         return comparing.Baseline(path=source.path or Path(), reason=unchecked)
-    return comparing.baseline(source, shapes, keep=sets is not None)
+    with stage("running the original", progress):
+        return comparing.baseline(source, shapes, keep=sets is not None)
 
 
-def _deliver(
-    result: Result,
-    standard: Baseline,
-    sets: SampleSets | None,
-    targets: Targets,
-    output: Path | None,
-    save_plan: Path | None,
-    json_file: Path | None,
-) -> None:
-    """Check the new model, measure it, and write it with its documents; or, for a dry run, these alone."""
-    console = output_console()
-    if output is None:
-        outcome = comparing.Check(status="not checked", reason="--dry-run")
-        result = dataclasses.replace(result, check=outcome)
-        targets.text(save_plan, result.plan.to_json)
-        targets.json(json_file, result.to_dict)
-        console.print("\ndry run: no model was written")
-        return
-    with result.staged(output, targets.keep) as candidate:
-        outcome = onnxdecomp.check(standard, candidate)
-        quality = (
-            onnxdecomp.measure_quality(
-                standard, candidate, sets.held_out, fitted=len(sets.fitted), labels=sets.labels
-            )
-            if sets is not None
-            else None
+def _judged(
+    result: Result, candidate: Path, standard: Baseline, sets: SampleSets | None, progress: Progress
+) -> Result:
+    """The result with what the new model does: its check, and its quality where there are samples."""
+    with stage("checking the new model", progress):
+        found = dataclasses.replace(result, check=onnxdecomp.check(standard, candidate))
+    if sets is None:
+        return found
+    with stage(f"measuring on {len(sets.held_out)} samples", progress):
+        quality = onnxdecomp.measure_quality(
+            standard, candidate, sets.held_out, fitted=len(sets.fitted), labels=sets.labels
         )
-        result = dataclasses.replace(result, check=outcome, quality=quality)
-        targets.text(save_plan, result.plan.to_json)
-        targets.json(json_file, result.to_dict)
-    if quality is None:
-        console.print(show.check_view(outcome), soft_wrap=True)
+    return dataclasses.replace(found, quality=quality)
+
+
+def _conclude(result: Result, output: Path, console: Console) -> None:
+    """Say what the check came to, and what was written."""
+    if result.check is None:
+        raise ValueError("the result was not judged")
+    if result.quality is None:
+        console.print(show.check_view(result.check), soft_wrap=True)
         console.print(UNVERIFIED, soft_wrap=True)
     else:
-        console.print(show.check_line(outcome), soft_wrap=True)
-        console.print(show.quality_view(quality), soft_wrap=True)
+        console.print(show.check_line(result.check), soft_wrap=True)
+        console.print(show.quality_view(result.quality), soft_wrap=True)
     console.print(f"\nwrote {output}", soft_wrap=True)

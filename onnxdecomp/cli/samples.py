@@ -115,7 +115,7 @@ class SampleOptions:
 def read_drawn(
     data: Data = None,
     samples: Annotated[
-        int | None, option(SAMPLES, metavar="N", help="Draw N of the samples (seeded).")
+        int | None, option(SAMPLES, metavar="N", min=1, help="Draw N of the samples (seeded).")
     ] = None,
     preprocessing: Preprocessing | None = None,
 ) -> SampleOptions:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import onnxdecomp
 from onnxdecomp import ir, searching, show
 from onnxdecomp.cli.choices import Cost
-from onnxdecomp.cli.console import output_console, progress_bar
 from onnxdecomp.cli.metrics import read_metric
 from onnxdecomp.cli.options import (
     GOAL,
@@ -30,9 +29,13 @@ from onnxdecomp.cli.parsing import parse_input_shapes
 from onnxdecomp.cli.reading import read_goal, read_setting, reads
 from onnxdecomp.cli.samples import SampleOptions, read_dealt
 from onnxdecomp.cli.targets import Targets
+from onnxdecomp.cli.telling import Voice, read_voice
+from onnxdecomp.progress import stage
 
 if TYPE_CHECKING:
-    from onnxdecomp.comparing import Metric
+    from rich.console import Console
+
+    from onnxdecomp.comparing import Check, Metric
     from onnxdecomp.planning import Policy
     from onnxdecomp.searching import Goal, SearchResult, Trials
     from onnxdecomp.timing import Setting
@@ -75,6 +78,7 @@ def read_trials(
     setting=read_setting,
     choices=read_choices,
     trials=read_trials,
+    voice=read_voice,
 )
 def search(
     model: ModelFile,
@@ -98,6 +102,8 @@ def search(
     json_file: JsonFile = None,
     plot: Annotated[Path | None, picture("quality against cost")] = None,
     debug: Debug = False,
+    *,
+    voice: Voice,
 ) -> None:
     """Choose every site's ranks for a goal, by measured time and measured loss."""
     source = ir.load(model)
@@ -109,7 +115,7 @@ def search(
     if plot is not None:
         show.require_plot(plot)
     cost, policy = choices
-    with progress_bar() as progress:
+    with targets.accounted(), voice.progress() as progress:
         found = onnxdecomp.search(
             source,
             goal,
@@ -125,22 +131,20 @@ def search(
             scratch=output.parent,
             progress=progress,
         )
-    output_console().print(show.search_view(found))
-    targets.json(json_file, found.to_dict)
-    targets.picture(plot, lambda path: show.plot_search(found, path))
-    with targets.accounted():
-        _deliver(found, targets, output, save_plan, best_effort)
+    with targets.accounted(found.interrupted):
+        targets.console(voice).print(show.search_view(found))
+        targets.json(json_file, found.to_dict)
+        targets.picture(plot, lambda path: show.plot_search(found, path))
+        result = found.rewritten(best_effort=best_effort)
+        with targets.staged(result) as candidate:
+            with voice.progress() as progress, stage("checking the new model", progress):
+                verdict = onnxdecomp.check(found.baseline, candidate)
+            targets.text(save_plan, result.plan.to_json)
+        _conclude(found, verdict, output, targets.console(voice))
 
 
-def _deliver(
-    found: SearchResult, targets: Targets, output: Path, save_plan: Path | None, best_effort: bool
-) -> None:
-    """Check the best model and write it, if it is what was asked for."""
-    result = found.rewritten(best_effort=best_effort)
-    with result.staged(output, targets.keep) as candidate:
-        verdict = onnxdecomp.check(found.baseline, candidate)
-        targets.text(save_plan, result.plan.to_json)
-    console = output_console()
+def _conclude(found: SearchResult, verdict: Check, output: Path, console: Console) -> None:
+    """Say what was written, and what is not promised of it."""
     console.print(show.check_line(verdict), soft_wrap=True)
     if found.best is None or (found.best.quality is None and found.best.score is None):
         console.print("\naccuracy is unverified: losses are those of the weights; --data PATH measures them")

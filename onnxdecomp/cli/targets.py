@@ -1,15 +1,25 @@
-"""The files that a command is to write: verified before any work is done, accounted for at the end."""
+"""What a command is to write: verified before any work is done, accounted for at the end."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxdecomp import ir
-from onnxdecomp.cli.console import to_json
-from onnxdecomp.errors import CheckError, GoalError
+from onnxdecomp.cli.console import make_console
+from onnxdecomp.cli.options import STDOUT
+from onnxdecomp.errors import CheckError, GoalError, StoppedError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from onnxdecomp.cli.telling import Voice
+    from onnxdecomp.rewriting import Result
 
 
 class Targets:
@@ -23,20 +33,37 @@ class Targets:
         """Refuse what could not or must not be written.
 
         Raises:
-            UsageError: a file to keep, or one named twice.
+            UsageError: a file to keep, or one named twice; a model to standard output.
             OutputError: a folder is missing or cannot be written.
         """
         self.keep = set(keep)
+        self._model = model
+        self._staged: os.stat_result | None = None
         self._written: list[Path] = []
+        self._spoken = documents.count(STDOUT) > 0
+        if model == STDOUT:
+            raise UsageError("a model cannot go to standard output; write ./- for a file of that name")
+        if documents.count(STDOUT) > 1:
+            raise UsageError("- is named for two outputs; name a file for one of them")
         if model is not None:
             ir.require_target(model, self.keep)
-        for document in filter(None, documents):
+        files = [document for document in documents if document not in (None, STDOUT)]
+        for document in filter(None, files):
             ir.require_target(document, self.keep, device=True)
-        ir.require_distinct(model, model and ir.data_path(model), *documents)
+        ir.require_distinct(model, model and ir.data_path(model), *files)
+
+    def console(self, voice: Voice) -> Console:
+        """Where tables go: standard output, but where a document goes there, which must stand alone."""
+        return make_console(sys.stderr if self._spoken else sys.stdout, whole=voice.verbose)
 
     def text(self, path: Path | None, make: Callable[[], str]) -> None:
         """Write a text, if it is wanted."""
-        if path is not None:
+        if path == STDOUT:
+            # As in files, whatever code page a terminal would be given.
+            sys.stdout.flush()
+            sys.stdout.buffer.write(make().encode("utf-8"))
+            sys.stdout.flush()
+        elif path is not None:
             ir.write_text(path, make(), self.keep)
             self._written.append(path)
 
@@ -51,15 +78,50 @@ class Targets:
             self._written.append(path)
 
     @contextlib.contextmanager
-    def accounted(self) -> Iterator[None]:
-        """Say with a goal that was not met, or a check that failed, what was written all the same."""
+    def staged(self, result: Result) -> Iterator[Path]:
+        """The new model as a file that loads; it is moved to its place when the block succeeds."""
+        if self._model is None:
+            raise ValueError("no model is wanted")
+        with result.staged(self._model, self.keep) as candidate:
+            self._staged = candidate.stat()
+            yield candidate
+
+    @contextlib.contextmanager
+    def accounted(self, stopped: StoppedError | None = None) -> Iterator[None]:
+        """Say of work that was interrupted, or missed its goal or its check, what was written all the same.
+
+        Args:
+            stopped: what ended the work early, to be raised when the block has written what is known.
+        """
         try:
             yield
         except (GoalError, CheckError) as error:
+            if stopped is not None:
+                message = f"interrupted; {self._account()}: {error}"
+                raise StoppedError(stopped.number, message) from error
+            if self._model is None:
+                raise
             raise type(error)(f"{error}; {self._account()}") from error
+        except StoppedError as error:
+            raise StoppedError(error.number, f"interrupted; {self._account()}") from error
+        if stopped is not None:
+            raise StoppedError(stopped.number, f"interrupted; {self._account()}") from stopped
 
     def _account(self) -> str:
-        if not self._written:
-            return "nothing was written"
         names = " and ".join(map(str, self._written))
-        return f"no model was written, only {names}"
+        if self._moved():
+            return f"wrote {self._model}" + (f", {names}" if names else "")
+        if not names:
+            return "nothing was written"
+        return f"wrote {names}" if self._model is None else f"no model was written, only {names}"
+
+    def _moved(self) -> bool:
+        """Whether the new model is in its place: the file that was staged, whatever interrupted the move."""
+        if self._model is None or self._staged is None or not self._model.exists():
+            return False
+        return os.path.samestat(self._model.stat(), self._staged)
+
+
+def to_json(document: Any) -> str:
+    """`document` as text; NaN and Infinity are not JSON."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

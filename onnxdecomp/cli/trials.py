@@ -9,9 +9,9 @@ import typer
 
 import onnxdecomp
 from onnxdecomp import searching, show
-from onnxdecomp.cli.console import output_console
 from onnxdecomp.cli.options import OUTPUT, STUDY, Debug, JsonFile, option
 from onnxdecomp.cli.targets import Targets
+from onnxdecomp.cli.telling import Voice
 from onnxdecomp.errors import UsageError
 
 
@@ -45,4 +45,4 @@ def trials(
             raise UsageError(f"--trial {number}: no trial of that number has a plan; {last}")
         targets.text(save_plan, named.plan.to_json)
     targets.json(json_file, lambda: {"trials": [each.to_dict() for each in found]})
-    output_console().print(show.trials_view(found))
+    targets.console(Voice()).print(show.trials_view(found))

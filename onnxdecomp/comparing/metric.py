@@ -8,13 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.errors import OnnxdecompError, UsageError, first_line
 from onnxdecomp.runtime import Runner
 
 
+@verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """What a metric says of two models.
+
+    An example is in docs/python.md under "A metric of your own".
 
     Attributes:
         name: of the metric.
@@ -43,14 +47,12 @@ class Score:
         }
 
 
+@verified
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A figure of merit of the user's own.
 
-    >>> def accuracy(model: Runner) -> float:
-    ...     return float((model.run({"x": images})["y"].argmax(axis=1) == classes).mean())
-    >>> Metric(accuracy).name
-    'accuracy'
+    An example is in docs/python.md under "A metric of your own".
 
     Attributes:
         function: called with a loaded model, whose `run` maps feeds to outputs; answers with one finite
@@ -65,12 +67,11 @@ class Metric:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if not callable(self.function):
-            raise UsageError(f"`metric` takes a function of a model, not {type(self.function).__name__}")
         if not self.name:
             name = getattr(self.function, "__name__", type(self.function).__name__)
             object.__setattr__(self, "name", name)
 
+    @verified
     def measure(self, model: Runner) -> float:
         """The figure of one model.
 
@@ -89,6 +90,7 @@ class Metric:
             raise UsageError(f"`metric` {self.name} must answer with one finite number, not {value!r:.40}")
         return float(value)
 
+    @verified
     def score(self, before: float, model: Runner) -> Score:
         """What it says of a model beside the original, for which it came to `before`."""
         after = self.measure(model)

@@ -2,6 +2,7 @@ from .batchnorm import BatchNorm as BatchNorm
 from .files import as_folder as as_folder
 from .files import require_distinct as require_distinct
 from .files import require_target as require_target
+from .files import scratch_folder as scratch_folder
 from .files import write_file as write_file
 from .files import write_text as write_text
 from .finite import NotFiniteError as NotFiniteError

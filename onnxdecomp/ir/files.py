@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from onnxdecomp.arguments import PathLike
 from onnxdecomp.errors import OutputError, UsageError
+from onnxdecomp.stopping import uninterrupted
 
 _HINTS = {
     errno.ENOSPC: "free some space",
@@ -68,9 +70,28 @@ def write_file(path: Path, write: Callable[[Path], object], keep: set[Path]) -> 
         if path.is_symlink() or (path.exists() and not path.is_file()):
             write(path)
             return
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-            write(Path(scratch) / path.name)
-            (Path(scratch) / path.name).replace(path)
+        with scratch_folder(f".{path.name}.", path.parent) as scratch:
+            write(scratch / path.name)
+            (scratch / path.name).replace(path)
+
+
+@contextlib.contextmanager
+def scratch_folder(prefix: str = ".onnxdecomp-", beside: Path | None = None) -> Iterator[Path]:
+    """A folder that is gone after the block, whole, whatever ends it: a signal too, and one more after it.
+
+    Args:
+        prefix: what its name begins with.
+        beside: where to make it; None is where the system keeps temporary files.
+    """
+    scratch: Path | None = None
+    try:
+        with uninterrupted():
+            scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
+        yield scratch
+    finally:
+        with uninterrupted():
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def require_target(target: Path, keep: set[Path], *, device: bool = False) -> None:

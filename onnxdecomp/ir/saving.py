@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -17,10 +15,11 @@ from typing import BinaryIO
 from onnx import ModelProto
 
 from onnxdecomp.errors import ModelError
-from onnxdecomp.ir.files import explained, require_target
+from onnxdecomp.ir.files import explained, require_target, scratch_folder
 from onnxdecomp.ir.model import PROTOBUF_LIMIT, Model, Source, as_model
 from onnxdecomp.ir.spool import point_to
 from onnxdecomp.ir.tensors import Extent, all_tensors, extent, inline_nbytes, is_external
+from onnxdecomp.stopping import uninterrupted
 
 # Where a large tensor may begin in a data file, so that runtimes can map it into memory (64 KiB: Windows).
 _ALIGN_LARGE, _ALIGN_SMALL, _LARGE = 65536, 64, 1 << 20
@@ -53,16 +52,13 @@ def staged(model: Model, path: Path, keep: set[Path]) -> Iterator[Path]:
     external = bool(model.extents()) or inline_nbytes(model.proto) > PROTOBUF_LIMIT
     if external:
         require_target(data, keep)
-    with explained(path):
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with contextlib.ExitStack() as stack:
         with explained(path):
+            scratch = stack.enter_context(scratch_folder(f".{path.name}.", path.parent))
             _write(model, scratch / path.name, scratch / data.name if external else None)
         yield scratch / path.name
-        with explained(path):
+        with explained(path), uninterrupted():
             _commit(scratch, path, data if external else None)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -86,9 +82,9 @@ def on_disk(source: Source, parameter: str = "model", *, beside: Path | None = N
     if model.path is not None:
         yield model.path
         return
-    with tempfile.TemporaryDirectory(prefix=".onnxdecomp.", dir=beside) as folder:
-        save(model, Path(folder) / "model.onnx")
-        yield Path(folder) / "model.onnx"
+    with scratch_folder(beside=beside) as folder:
+        save(model, folder / "model.onnx")
+        yield folder / "model.onnx"
 
 
 def save(model: Model, path: str | os.PathLike[str], keep: set[Path] | None = None) -> None:

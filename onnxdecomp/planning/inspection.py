@@ -9,7 +9,7 @@ from onnxdecomp.arguments import verified
 from onnxdecomp.ir import ShapesLike, Site, Source, as_input_shapes, as_model, survey_with_weights
 from onnxdecomp.planning.policy import Policy, fitting_methods
 from onnxdecomp.planning.spectra import SiteSpectra, find_spectra
-from onnxdecomp.progress import Progress, silent, tracked
+from onnxdecomp.progress import Progress, logged, silent, tracked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,7 +78,7 @@ def inspect(
     )
     spectra: tuple[SiteSpectra, ...] = ()
     if spectrum:
-        anchors = tracked(found.anchors, "reading spectra", progress, lambda each: each.site.name)
+        anchors = tracked(found.anchors, "reading spectra", logged(progress), lambda each: each.site.name)
         spectra = tuple(find_spectra(anchors, policy, source.folder))
     return Inspection(
         sites=tuple(anchor.site for anchor in found.anchors),

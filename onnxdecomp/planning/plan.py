@@ -57,15 +57,21 @@ class Plan:
             document = json.loads(text, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"the plan is not JSON: {first_line(error)}") from error
-        return cls.from_dict(document)
+        return cls._read(document)
 
     @classmethod
-    def from_dict(cls, document: Any) -> Plan:
+    @verified
+    def from_dict(cls, document: Mapping[str, Any]) -> Plan:
         """The plan that `to_dict` made.
 
         Raises:
             UsageError: not a plan; the message names the site.
         """
+        with naming("document"):
+            return cls._read(document)
+
+    @classmethod
+    def _read(cls, document: Any) -> Plan:
         version = document.get("version") if isinstance(document, dict) else None
         if version != 1 or isinstance(version, bool):
             raise UsageError('the plan must be {"version": 1, "sites": {…}}')

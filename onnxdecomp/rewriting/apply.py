@@ -12,7 +12,7 @@ from onnxdecomp.fitting import Factors, factor_all, fit_all, largest_first
 from onnxdecomp.ir import ShapesLike, Source, Survey, as_folder, as_input_shapes, as_model
 from onnxdecomp.lowering import Splicer
 from onnxdecomp.planning import Choice, Plan, PlanLike, Policy, Unit, as_plan
-from onnxdecomp.progress import Progress, silent, tracked
+from onnxdecomp.progress import Progress, logged, silent, tracked
 from onnxdecomp.rewriting.deciding import clamped, decide, decided_units, why_nothing
 from onnxdecomp.rewriting.proving import proven
 from onnxdecomp.rewriting.request import Request
@@ -86,7 +86,7 @@ def rewrite(
     elif data is not None:
         fitted = as_samples(data, source, "data")
     found = request.survey(source, shapes, freeze=freeze_weights, fold_bn=fold_bn)
-    result = carry_out(request, found, data=fitted, scratch=folder, jobs=jobs, progress=progress)
+    result = carry_out(request, found, data=fitted, scratch=folder, jobs=jobs, progress=logged(progress))
     return proven(result, source, checked=check, input_shapes=shapes, sets=sets, scratch=folder)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 
+from onnxdecomp.ir import scratch_folder
 from onnxdecomp.runtime.session import Engine, onnxruntime, open_session
 
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
@@ -39,8 +38,8 @@ def placement(path: str | os.PathLike[str]) -> Placement:
         MissingExtraError: onnxruntime is not installed.
     """
     onnxruntime()
-    with tempfile.TemporaryDirectory() as scratch:
-        optimised = Path(scratch) / "optimised.onnx"
+    with scratch_folder() as scratch:
+        optimised = scratch / "optimised.onnx"
         open_session(str(path), Engine(), optimised=str(optimised))
         graph = onnx.load(optimised, load_external_data=False).graph
     kinds = Counter(node.op_type for node in graph.node)

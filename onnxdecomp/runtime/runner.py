@@ -22,6 +22,8 @@ Outputs = dict[str, Array]
 class Runner:
     """A loaded model.
 
+    An example is in docs/python.md under "A metric of your own".
+
     Attributes:
         engine: what runs it.
         run: from arrays by input name to arrays by output name.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxdecomp.errors import MissingExtraError, OnnxdecompError, RunError, first_line
+from onnxdecomp.stopping import uninterrupted
 
 # The devices that inputs and outputs are bound to, by execution provider; all others take them from the host.
 _DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
@@ -47,7 +48,9 @@ def onnxruntime() -> Any:
         MissingExtraError: not installed.
     """
     try:
-        return importlib.import_module("onnxruntime")
+        # pybind11 makes an ImportError of what is raised while its module starts, of a signal too.
+        with uninterrupted():
+            return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise MissingExtraError(
             'onnxruntime is not installed: pip install "onnxdecomp[cpu]" (or "onnxdecomp[gpu]" with CUDA)'

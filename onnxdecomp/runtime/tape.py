@@ -10,6 +10,7 @@ import numpy as np
 from onnx import ValueInfoProto, helper
 
 from onnxdecomp.ir import Array
+from onnxdecomp.stopping import uninterrupted
 
 
 class Tape:
@@ -25,7 +26,8 @@ class Tape:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder)
+        with uninterrupted():
+            shutil.rmtree(self._folder)
 
     def _file(self, key: str, run: int) -> Path:
         number = self._numbers.setdefault(key, len(self._numbers))

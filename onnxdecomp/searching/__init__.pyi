@@ -13,6 +13,10 @@ from .explanation import further as further
 from .explanation import reasons as reasons
 from .explanation import uniform as uniform
 from .goal import Goal as Goal
+from .keeping import CacheContents as CacheContents
+from .keeping import CacheKind as CacheKind
+from .keeping import clear_cache as clear_cache
+from .keeping import inspect_cache as inspect_cache
 from .records import Trial as Trial
 from .records import read_trials as read_trials
 from .result import SearchResult as SearchResult

@@ -23,7 +23,7 @@ from onnxdecomp.ir import (
     survey,
 )
 from onnxdecomp.planning import Policy
-from onnxdecomp.progress import Progress, ProgressEvent, silent
+from onnxdecomp.progress import Progress, ProgressEvent, logged, silent
 from onnxdecomp.runtime import Feeds, Runner
 from onnxdecomp.sampling import SampleSets, SamplesLike, as_sets
 from onnxdecomp.searching.finding import find
@@ -86,7 +86,7 @@ def search(
         RunError, MissingExtraError: ONNX Runtime does not run the model.
         StoppedError: the search was interrupted before any model was fitted.
     """
-    began = time.monotonic()
+    began, progress = time.monotonic(), logged(progress)
     trials = trials or Trials()
     folder = as_folder(scratch, "scratch")
     judge = as_metric(metric) if metric is not None else None
@@ -148,7 +148,7 @@ def _require_meaning(
     judged = goal.kind == "max_drop" and metric is not None
     if not (goal.bounds_cost or judged) and samples is None:
         raise UsageError(f"{goal} is measured on samples: name them with `samples`")
-    if goal.kind == "max_drop" and not judged and (samples is None or samples.labels is None):
+    if goal.kind == "max_drop" and not judged and getattr(samples, "labels", None) is None:
         raise UsageError(f"{goal} is measured on classes: name them with `labels`, or give a `metric`")
     if goal.kind == "max_drop" and not judged and goal.value >= 1:
         raise UsageError(f"{goal}: give a share between 0 and 1")

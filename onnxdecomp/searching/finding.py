@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from onnxdecomp.errors import StoppedError
+from onnxdecomp.ir import scratch_folder
 from onnxdecomp.searching.hunt import Hunt
 from onnxdecomp.searching.result import SearchResult
 from onnxdecomp.searching.study import Study
@@ -25,18 +23,18 @@ def find(task: Task, study: Study | None) -> SearchResult:
         RunError, MissingExtraError: ONNX Runtime does not run the model.
         StoppedError: interrupted before any model was fitted.
     """
-    with tempfile.TemporaryDirectory(prefix=".onnxdecomp-", dir=task.scratch) as folder:
-        hunt = Hunt(task, study, *weigh(task, study), Path(folder))
+    with scratch_folder(beside=task.scratch) as folder:
+        hunt = Hunt(task, study, *weigh(task, study), folder)
         try:
             hunt.run()
             if study is not None and not hunt.begin():
                 # Another process has made the study meanwhile: its figures count.
-                hunt = Hunt(task, study, *weigh(task, study), Path(folder))
+                hunt = Hunt(task, study, *weigh(task, study), folder)
                 hunt.run()
             hunt.improve()
-        except StoppedError:
+        except StoppedError as stop:
             if not any(each.result is not None for each in hunt.tried):
                 raise
-            hunt.stopped = True
+            hunt.interrupt(stop)
         hunt.settle()
         return hunt.outcome()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 
-from onnxdecomp.errors import UsageError
+from onnxdecomp.errors import StoppedError, UsageError
 from onnxdecomp.runtime import environment
 from onnxdecomp.searching.contender import Contender
 from onnxdecomp.searching.records import StudyResult
@@ -57,6 +57,7 @@ class Hunt:
         self._made = Workshop(task, weighed, folder)
         self.solution = weighed.solve()
         self.stopped = False
+        self.interrupted: StoppedError | None = None
         self._found: StudyResult | None = None
 
     @property
@@ -141,10 +142,16 @@ class Hunt:
             solution=self.solution,
             original_seconds=self._made.original_seconds,
             stopped=self.stopped,
+            interrupted=self.interrupted,
             study=self._found,
             notes=tuple(filter(None, [*self._notes, self._memory.note])),
             environment=environment(),
         )
+
+    def interrupt(self, stop: StoppedError | KeyboardInterrupt) -> None:
+        """No more is done; the best so far is the answer."""
+        self.stopped = True
+        self.interrupted = stop if isinstance(stop, StoppedError) else StoppedError()
 
     def settle(self) -> None:
         """Time what would be written, where that was not done; and remember what it taught."""
@@ -254,7 +261,8 @@ class Hunt:
         except StorageError as error:
             self._leave(error)
             return
-        self.stopped = self.stopped or self._found.stopped is not None
+        if (stop := self._found.stopped) is not None:
+            self.interrupt(stop)
         if plan is None:
             return
         contender = self._made.drafted(plan)

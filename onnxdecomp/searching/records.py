@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onnxdecomp.arguments import verified
 from onnxdecomp.errors import StoppedError, UsageError
 from onnxdecomp.planning import Plan
 from onnxdecomp.searching.levels import Scored
 from onnxdecomp.searching.storage import load_optuna, open_storage, require_existing
 
 
+@verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One trial of a study.
+
+    An example is in docs/python.md under "Studies".
 
     Attributes:
         number: from 0, in the order in which they began.
@@ -110,8 +114,11 @@ def result_of(
     )
 
 
+@verified
 def read_trials(storage: str, study: str | None = None) -> tuple[Trial, ...]:
     """The trials that a study has kept, those of other processes included.
+
+    An example is in docs/python.md under "Studies".
 
     Args:
         storage: where the study lies, a database's URL or journal:PATH.

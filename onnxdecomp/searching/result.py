@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxdecomp.arguments import PathLike, verified
 from onnxdecomp.comparing import Baseline
-from onnxdecomp.errors import GoalError
+from onnxdecomp.errors import GoalError, StoppedError
 from onnxdecomp.ir import Model
 from onnxdecomp.planning import Plan
 from onnxdecomp.rewriting import Result
@@ -35,6 +35,7 @@ class SearchResult:
         solution: the front that they were taken from.
         original_seconds: the original's median time; None where nothing was timed.
         stopped: whether the search was interrupted or ran out of time.
+        interrupted: by what, where a signal or `progress` ended it early; else None.
         study: of the trials; None where there were none.
         notes: what else is to be said.
         environment: where it was measured; see `onnxdecomp.runtime.environment`.
@@ -49,6 +50,7 @@ class SearchResult:
     solution: Solution
     original_seconds: float | None
     stopped: bool
+    interrupted: StoppedError | None
     study: StudyResult | None
     notes: tuple[str, ...]
     environment: Mapping[str, Any]

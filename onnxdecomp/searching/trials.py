@@ -17,6 +17,7 @@ from typing import Any
 
 from onnxdecomp.errors import StoppedError, UsageError
 from onnxdecomp.planning import Plan
+from onnxdecomp.progress import Progress, ProgressEvent, silent
 from onnxdecomp.searching.levels import Evaluate, Levels, PrunedError, Scored, Space
 from onnxdecomp.searching.records import StudyResult, result_of
 from onnxdecomp.searching.storage import load_optuna
@@ -26,6 +27,7 @@ from onnxdecomp.searching.workers import is_dead, this_worker
 _MOST_POPULATION = 50
 # How long a process that is done waits for the trials that others are still at, seconds.
 _PATIENCE_S = 60.0
+_STAGE = "trying ranks"
 
 
 def run_trials(
@@ -40,6 +42,7 @@ def run_trials(
     seed: int | None = 0,
     deadline: float | None = None,
     front: bool = False,
+    progress: Progress = silent,
 ) -> StudyResult:
     """Try levels until the study has as many finished trials, or time is up.
 
@@ -59,6 +62,7 @@ def run_trials(
         seed: repeats a study in memory; None where processes share one, which must not draw alike.
         deadline: `time.monotonic()` after which no trial begins.
         front: seek the whole trade-off, not the least loss alone; nothing is pruned then.
+        progress: told of the trials that are finished, those of others too.
 
     Raises:
         UsageError: the seeds are of another space.
@@ -79,8 +83,11 @@ def run_trials(
             _fail_dead(opened)
             if _finished(opened) < trials:
                 _enqueue(opened, seeds)
-            while _finished(opened) < trials and (deadline is None or time.monotonic() < deadline):
+            progress(ProgressEvent(_STAGE, 0, trials))
+            while (done := _finished(opened)) < trials and (deadline is None or time.monotonic() < deadline):
+                progress(ProgressEvent(_STAGE, done, trials))
                 work.one_trial()
+            progress(ProgressEvent(_STAGE, trials, trials))
             _await_others(opened, deadline)
         except (StoppedError, KeyboardInterrupt) as error:
             stopped = error

@@ -53,6 +53,7 @@ def better_plan(
         seed=0 if task.trials.storage is None else None,
         deadline=task.deadline,
         front=not bounded,
+        progress=task.progress,
     )
     levels = _picked(found, seed, bounded)
     return found, None if levels is None or levels == seed else plan_at(levels)

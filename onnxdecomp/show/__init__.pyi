@@ -1,3 +1,4 @@
+from .cache import cache_view as cache_view
 from .comparing import check_line as check_line
 from .comparing import check_view as check_view
 from .comparing import comparison_view as comparison_view

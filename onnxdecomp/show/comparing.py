@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from onnxdecomp.comparing import Check, Comparison, Fidelity, Quality
+from onnxdecomp.show.tables import Column, Listing
 from onnxdecomp.show.text import escape, sentence
 
 
@@ -48,18 +47,23 @@ def comparison_view(found: Comparison) -> RenderableType:
     return Group(*parts)
 
 
-def fidelity_table(outputs: Sequence[Fidelity]) -> Table:
+def fidelity_table(outputs: Sequence[Fidelity]) -> Listing:
     """One row for each output."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("output", overflow="fold")
-    for name in ("relative L2", "SNR dB", "max abs", "cosine", "top-1 agreement"):
-        table.add_column(name, justify="right")
+    columns = [
+        Column(title="output", holds="names"),
+        Column(title="relative L2", right=True),
+        Column(title="SNR dB", right=True, rank=2),
+        Column(title="max abs", right=True, rank=1),
+        Column(title="cosine", right=True, rank=3),
+        Column(title="top-1 agreement", right=True),
+    ]
     broken = any(each.new_nonfinite for each in outputs)
     if broken:
-        table.add_column("new NaN or Inf", justify="right")
+        columns.append(Column(title="new NaN or Inf", right=True))
+    rows = []
     for each in outputs:
         values = (each.relative_l2, each.snr_db, each.max_abs, each.cosine)
-        agreement = "–" if each.top1_agreement is None else f"{each.top1_agreement:.1%}"
         numbers = ("–" if v is None else f"{v:.3g}" for v in values)
-        table.add_row(escape(each.name), *numbers, agreement, *([str(each.new_nonfinite)] if broken else []))
-    return table
+        agreement = "–" if each.top1_agreement is None else f"{each.top1_agreement:.1%}"
+        rows.append((each.name, *numbers, agreement, *([str(each.new_nonfinite)] if broken else [])))
+    return Listing(columns, rows)

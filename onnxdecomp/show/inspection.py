@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from onnxdecomp.planning import Inspection, fitting_methods
-from onnxdecomp.show.sites import geometry, site_columns
-from onnxdecomp.show.text import escape, sentence, si
+from onnxdecomp.show.sites import SITE, geometry
+from onnxdecomp.show.tables import Column, Listing
+from onnxdecomp.show.text import sentence, si
+
+_COLUMNS = (
+    SITE,
+    Column(title="kernel", rank=3),
+    Column(title="channels /groups", rank=2),
+    Column(title="params", rank=1),
+    Column(title="MACs"),
+    Column(title="decomposition, or why none", holds="words"),
+)
 
 
 def inspect_view(found: Inspection) -> RenderableType:
     """Every Conv, what it costs, and how it can be decomposed or why not."""
     sites, notes = found.sites, found.notes
     fits = [fitting_methods(site, found.policy) for site in sites]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    site_columns(table, "kernel", "channels /groups", "params", "MACs")
-    table.add_column("decomposition, or why none", ratio=3)
-    for site, fit in zip(sites, fits, strict=True):
-        how = sentence(fit) if isinstance(fit, str) else f"[green]{' or '.join(fit)}[/green]"
-        table.add_row(escape(site.name), *geometry(site), si(site.params), si(site.macs), how)
+    how = [sentence(fit) if isinstance(fit, str) else f"[green]{' or '.join(fit)}[/green]" for fit in fits]
+    rows = [
+        (site.name, *geometry(site), si(site.params), si(site.macs), text)
+        for site, text in zip(sites, how, strict=True)
+    ]
     able = [site for site, fit in zip(sites, fits, strict=True) if not isinstance(fit, str)]
     macs = [site.macs for site in sites]
     known = [m for m in macs if m is not None]
@@ -32,4 +39,4 @@ def inspect_view(found: Inspection) -> RenderableType:
         f"{len(able)} of {len(sites)} Convs can be decomposed; "
         f"{si(sum(s.params or 0 for s in sites))} parameters, MACs: {total}{share}\n"
     )
-    return Group(head, *(f"note: {sentence(note)}\n" for note in notes), table)
+    return Group(head, *(f"note: {sentence(note)}\n" for note in notes), Listing(_COLUMNS, rows))

@@ -9,8 +9,34 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from onnxdecomp.rewriting import Result, SiteReport, Totals
-from onnxdecomp.show.sites import geometry, site_columns
+from onnxdecomp.show.sites import SITE, geometry
+from onnxdecomp.show.tables import Column, Listing
 from onnxdecomp.show.text import UNKNOWN, escape, ratio, sentence, si
+
+_SITES = (
+    SITE,
+    Column(title="kernel", rank=5),
+    Column(title="channels", rank=4),
+    Column(title="method", rank=2),
+    Column(title="ranks"),
+    Column(title="params", rank=3),
+    Column(title="MACs", rank=1),
+    Column(title="weight error", right=True),
+)
+_KEPT = (
+    Column(title="kept", right=True),
+    Column(title="because", holds="words"),
+    Column(title="sites", holds="names"),
+)
+_FITS = (
+    Column(title="output error of", holds="names"),
+    Column(title="plain", right=True),
+    Column(title="fitted", right=True, rank=1),
+    Column(title="held out", right=True),
+    Column(title="ridge", right=True, rank=4),
+    Column(title="std plain", right=True, rank=3),
+    Column(title="std fitted", right=True, rank=2),
+)
 
 
 def totals_table(totals: Totals) -> Table:
@@ -28,42 +54,34 @@ def totals_table(totals: Totals) -> Table:
     return table
 
 
-def _sites_table(reports: Sequence[SiteReport]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, expand=False)
-    site_columns(table, "kernel", "channels", "method", "ranks", "params", "MACs")
-    table.add_column("weight error", justify="right")
+def _sites_table(reports: Sequence[SiteReport]) -> Listing:
+    rows = []
     for report in reports:
         if report.choice is None or report.errors is None:
             continue
         ranks = report.choice.ranks
-        table.add_row(
-            escape(report.site.name),
+        sides = (("in", ranks.input), ("out", ranks.output))
+        row = (
+            report.site.name,
             *geometry(report.site),
             report.choice.method,
-            " ".join(
-                f"{side}={r}" for side, r in (("in", ranks.input), ("out", ranks.output)) if r is not None
-            ),
+            " ".join(f"{side}={rank}" for side, rank in sides if rank is not None),
             f"{si(report.site.params)} → {si(report.after[0])}",
             f"{si(report.site.macs)} → {si(report.after[1])}",
             f"{report.errors.weight:.3f}",
         )
-    return table
+        rows.append(row)
+    return Listing(_SITES, rows)
 
 
-def _kept_table(reports: Sequence[SiteReport]) -> Table:
+def _kept_table(reports: Sequence[SiteReport]) -> Listing:
     """Why the other Convs were kept: one row for each reason, with the first few names."""
     by_reason: dict[str, list[str]] = {}
     for report in reports:
         if report.reason is not None:
             by_reason.setdefault(report.reason, []).append(report.site.name)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("kept", justify="right")
-    table.add_column("because")
-    table.add_column("sites", overflow="fold")
-    for reason, names in by_reason.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        table.add_row(str(len(names)), sentence(reason), escape(", ".join(names[:3]) + more))
-    return table
+    rows = [(str(len(names)), sentence(reason), tuple(names)) for reason, names in by_reason.items()]
+    return Listing(_KEPT, rows)
 
 
 def result_view(result: Result) -> RenderableType:
@@ -81,22 +99,20 @@ def result_view(result: Result) -> RenderableType:
 
 def fit_view(reports: Sequence[SiteReport]) -> RenderableType:
     """What fitting came to: errors and spreads of each site's output, plain and fitted."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("output error of", overflow="fold", ratio=3)
-    for name in ("plain", "fitted", "held out", "ridge", "std plain", "std fitted"):
-        table.add_column(name, justify="right")
+    rows = []
     for report in reports:
         fit = report.fit
         if fit is None or fit.held_out is None:
             continue
         spreads = (fit.original_spread, fit.plain_spread, fit.spread)
         original, *others = (spread.std if spread else 0.0 for spread in spreads)
-        table.add_row(
-            escape(report.site.name),
+        row = (
+            report.site.name,
             *(UNKNOWN if v is None else f"{v:.3f}" for v in (fit.plain, fit.fitted, fit.held_out)),
             "–" if fit.ridge is None else f"{fit.ridge:.1g}",
             *(f"{std / original:.2f}×" if original else "–" for std in others),
         )
+        rows.append(row)
     because: dict[str, list[str]] = {}
     for report in reports:
         if report.fit is not None and report.fit.plain_because is not None:
@@ -104,4 +120,4 @@ def fit_view(reports: Sequence[SiteReport]) -> RenderableType:
     lines = [f"\n{len(names)} sites keep plain factors: {sentence(why)}" for why, names in because.items()]
     noted = {report.site.name: report.fit.note for report in reports if report.fit and report.fit.note}
     lines += [f"note: {escape(name)}: {sentence(note)}" for name, note in noted.items()]
-    return Group("", table, *lines)
+    return Group("", Listing(_FITS, rows), *lines)

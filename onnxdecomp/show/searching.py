@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from onnxdecomp.planning import label
 from onnxdecomp.searching import Contender, Point, Reason, SearchResult, Trial, further, reasons
 from onnxdecomp.show.comparing import quality_view
+from onnxdecomp.show.sites import SITE
+from onnxdecomp.show.tables import Column, Listing
 from onnxdecomp.show.text import UNKNOWN, escape, sentence, si, with_flags
 from onnxdecomp.show.timing import verdict
 
@@ -43,31 +43,43 @@ def search_view(outcome: SearchResult) -> RenderableType:
     return Group(*parts, *(f"note: {sentence(note)}" for note in outcome.notes))
 
 
-def trials_view(trials: Sequence[Trial]) -> Table:
+def trials_view(trials: Sequence[Trial]) -> Listing:
     """Every trial of a study."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for name in ("trial", "state", "loss", "cost", "sites"):
-        table.add_column(name, justify="left" if name == "state" else "right")
-    for each in trials:
-        figures = (UNKNOWN if value is None else f"{value:.4g}" for value in (each.loss, each.cost))
-        sites = UNKNOWN if each.plan is None else str(len(each.plan.sites))
-        table.add_row(str(each.number), each.state, *figures, sites)
-    return table
+    columns = [
+        Column(title=name, right=name != "state") for name in ("trial", "state", "loss", "cost", "sites")
+    ]
+    rows = [
+        (str(each.number), each.state, _figure(each.loss), _figure(each.cost), _sites(each))
+        for each in trials
+    ]
+    return Listing(columns, rows)
+
+
+def _figure(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.4g}"
+
+
+def _sites(trial: Trial) -> str:
+    return UNKNOWN if trial.plan is None else str(len(trial.plan.sites))
 
 
 def _measured(measure: str) -> str:
     return "time" if measure == "seconds" else _UNITS[measure]
 
 
-def _sites_view(found: Sequence[Reason], measure: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    unit = _UNITS[measure]
-    table.add_column("site", overflow="fold", ratio=3)
-    for name in ("takes", f"{unit} before", "after", "loses", "next cheaper", "next better"):
-        table.add_column(name, justify="right")
-    for each in found:
-        table.add_row(
-            escape(each.name),
+def _sites_view(found: Sequence[Reason], measure: str) -> Listing:
+    columns = (
+        SITE,
+        Column(title="takes", right=True),
+        Column(title=f"{_UNITS[measure]} before", right=True, rank=1),
+        Column(title="after", right=True),
+        Column(title="loses", right=True),
+        Column(title="next cheaper", right=True, rank=3),
+        Column(title="next better", right=True, rank=2),
+    )
+    rows = [
+        (
+            each.name,
             label(each.taken.choice),
             _cost(each.kept, measure),
             _cost(each.taken.cost, measure) if each.taken.choice is not None else "",
@@ -75,7 +87,9 @@ def _sites_view(found: Sequence[Reason], measure: str) -> Table:
             _neighbour(each.cheaper, measure),
             _neighbour(each.better, measure),
         )
-    return table
+        for each in found
+    ]
+    return Listing(columns, rows)
 
 
 def _cost(value: float, measure: str) -> str:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
+from onnxdecomp.show.tables import Column
 from onnxdecomp.show.text import UNKNOWN
 
 if TYPE_CHECKING:
     from onnxdecomp.ir import Site
 
 
-def site_columns(table: Table, *names: str) -> None:
-    """Add the columns of a table of sites: the name, then these."""
-    table.add_column("site", overflow="fold", ratio=3)
-    for name in names:
-        table.add_column(name, overflow="fold")
+SITE = Column(title="site", holds="names")
 
 
 def geometry(site: Site) -> tuple[str, str]:

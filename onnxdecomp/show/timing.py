@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 
+from onnxdecomp.show.tables import Column, Listing
 from onnxdecomp.show.text import escape, si
 from onnxdecomp.timing import Cell, Kernel, Layer, LayerTable, Speedup, cell_rows
+
+_COLUMNS = (
+    Column(title="model", holds="names"),
+    Column(title="median ms", right=True),
+    Column(title="min", right=True, rank=6),
+    Column(title="p90", right=True, rank=3),
+    Column(title="p99", right=True, rank=4),
+    Column(title="samples/s", right=True, rank=1),
+    Column(title="load ms", right=True, rank=7),
+    Column(title="peak memory", right=True, rank=2),
+    Column(title="file", right=True, rank=8),
+)
 
 
 def cell_view(cell: Cell) -> RenderableType:
@@ -23,29 +34,26 @@ def cell_view(cell: Cell) -> RenderableType:
     head = f"\n{setting.provider.short}, {threads}, batch {cell.batch}{assumed}{precision}{escape(options)}"
     if cell.done < 1:
         head += f"  (stopped at {cell.done:.0%})"
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("model", overflow="fold")
-    rows = cell_rows(cell)
-    copies = any(row["copies_ms"] is not None for row in rows)
-    names = ("median ms", "min", "p90", "p99", "samples/s", "load ms", "peak memory", "file")
-    for name in (*names, *(["copies ms"] if copies else [])):
-        table.add_column(name, justify="right")
-    for row in rows:
-        times = (row[name] for name in ("median_ms", "min_ms", "p90_ms", "p99_ms"))
-        table.add_row(
-            escape(row["model"]),
-            *(f"{value:.3f}" for value in times),
+    found = cell_rows(cell)
+    copies = any(row["copies_ms"] is not None for row in found)
+    columns = [*_COLUMNS, *([Column(title="copies ms", right=True, rank=5)] if copies else [])]
+    rows = [
+        (
+            row["model"],
+            *(f"{row[name]:.3f}" for name in ("median_ms", "min_ms", "p90_ms", "p99_ms")),
             f"{row['throughput_per_s']:.4g}",
             f"{row['load_ms']:.0f}",
             si(row["peak_memory_bytes"], "B"),
             si(row["file_bytes"], "B"),
             *([f"{row['copies_ms']:.3f}"] if copies else []),
         )
-    verdicts = [
-        f"{escape(name)}: {verdict(found)}"
-        for name, found in zip(cell.names[1:], cell.speedups(), strict=True)
+        for row in found
     ]
-    return Group(head, table, *verdicts)
+    verdicts = [
+        f"{escape(name)}: {verdict(speedup)}"
+        for name, speedup in zip(cell.names[1:], cell.speedups(), strict=True)
+    ]
+    return Group(head, Listing(columns, rows), *verdicts)
 
 
 def verdict(found: Speedup) -> str:
@@ -62,19 +70,19 @@ def verdict(found: Speedup) -> str:
 
 def layers_view(found: LayerTable) -> RenderableType:
     """Time per layer in every model, what runs there, and which layers got slower."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("layer", overflow="fold", ratio=3)
+    columns = [Column(title="layer", holds="names")]
     for i, name in enumerate(found.names):
-        table.add_column(f"ms in {escape(name)}", justify="right")
-        table.add_column("kernels", overflow="fold", ratio=2)
+        columns.append(Column(title=f"ms in {name}", right=True))
+        columns.append(Column(title="kernels", holds="words", rank=1))
         if i:
-            table.add_column("faster", justify="right")
+            columns.append(Column(title="faster", right=True))
+    rows = []
     for layer in found.layers:
         cells = []
         for m, kernels in enumerate(layer.kernels):
             cells += [f"{1e3 * layer.seconds(m):.3f}" if kernels else "–", _kernels(kernels)]
             cells += [_faster(layer, m)] if m else []
-        table.add_row(escape(layer.name), *cells)
+        rows.append((layer.name, *cells))
     lines = []
     for m, (shown, own) in enumerate(zip(map(escape, found.names), found.profiles, strict=True)):
         lines.append(
@@ -83,7 +91,7 @@ def layers_view(found: LayerTable) -> RenderableType:
         )
         slower = [escape(layer.name) for layer in found.layers if layer.slower(m)]
         lines += [f"slower in {shown}: {', '.join(slower)}"] if slower else []
-    return Group("\nper layer; * in the blocked NCHWc layout\n", table, "", *lines)
+    return Group("\nper layer; * in the blocked NCHWc layout\n", Listing(columns, rows), "", *lines)
 
 
 def _faster(layer: Layer, model: int) -> str:

@@ -8,7 +8,7 @@ from contextlib import closing
 from onnxdecomp.arguments import verified
 from onnxdecomp.errors import StoppedError, UsageError
 from onnxdecomp.ir import ShapesLike, Source, as_input_shapes
-from onnxdecomp.progress import Progress, ProgressEvent, silent
+from onnxdecomp.progress import Progress, ProgressEvent, logged, silent
 from onnxdecomp.runtime import PROVIDERS, environment
 from onnxdecomp.sampling import SamplesLike, as_samples
 from onnxdecomp.timing.cells import Cell, measure_cell
@@ -54,6 +54,7 @@ def bench(
         RunError: a model does not load or run.
         UsageError: shapes, batches, samples or settings do not fit the models, or a shape is unknown.
     """
+    progress = logged(progress)
     several = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
     settings = Setting(provider=PROVIDERS["cpu"]) if settings is None else settings
     wanted = [settings] if isinstance(settings, Setting) else list(settings)

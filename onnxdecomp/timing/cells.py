@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxdecomp.ir import scratch_folder
 from onnxdecomp.timing.copies import halved
 from onnxdecomp.timing.racing import Budget, Contestant, launches
 from onnxdecomp.timing.setting import Setting, setting_engine
@@ -55,9 +54,9 @@ def measure_cell(lineup: Lineup, setting: Setting, budget: Budget) -> Generator[
         UsageError: the inputs' shapes are unknown, or shapes, batch or samples do not fit.
     """
     subjects, inputs = lineup.subjects, lineup.feeds(setting.batch)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         paths = [
-            each.path if setting.precision == "fp32" else halved(each, Path(scratch) / f"{i}.onnx")
+            each.path if setting.precision == "fp32" else halved(each, scratch / f"{i}.onnx")
             for i, each in enumerate(subjects)
         ]
         contestants = [

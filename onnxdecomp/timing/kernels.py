@@ -7,7 +7,6 @@ is traced back to the node of the file that it computes.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import onnx
 from onnx import GraphProto, NodeProto
 
 from onnxdecomp.errors import UsageError
+from onnxdecomp.ir import scratch_folder
 from onnxdecomp.progress import Progress, silent, tracked
 from onnxdecomp.runtime import BLOCKED_DOMAIN, REORDERS, Engine, Feeds, onnxruntime, open_session, run_errors
 from onnxdecomp.timing.copies import named
@@ -111,8 +111,7 @@ def profile(
     """
     onnxruntime()
     require_profile(engine)
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
+    with scratch_folder() as scratch:
         files = [named(each, scratch / f"{i}.onnx") for i, each in enumerate(subjects)]
         events: list[list[dict[str, Any]]] = [[] for _ in subjects]
         turns = [(turn, i) for turn in range(ROUNDS) for i in range(len(subjects))]

@@ -79,7 +79,7 @@ INSPECTED = """\
 
 def test_inspect(cli: Cli, kinds: Path) -> None:
     outcome = cli("inspect", kinds)
-    assert outcome.err == "" and outcome.code == 0
+    assert outcome.besides == "" and outcome.code == 0
     assert text(outcome.out) == INSPECTED
 
 
@@ -131,14 +131,14 @@ check passed: both models run in {ENGINE}; on random inputs their outputs differ
 def test_rewrite(cli: Cli, kinds: Path, how: list[str], ends: str, writes: list[str]) -> None:
     with untouched(kinds.parent, *writes):
         outcome = cli("rewrite", kinds, "out.onnx", *RANK, "--input-shape", "x:1,3,16,16", *how)
-    assert outcome.err == "" and outcome.code == 0
+    assert outcome.besides == "" and outcome.code == 0
     assert text(outcome.out) == (REWRITTEN + ends).strip("\n")
 
 
 def test_compare(cli: Cli, small: Path) -> None:
     onnxdecomp.rewrite(small, 0.5).save("b.onnx")
     outcome = cli("compare", small, "b.onnx")
-    assert outcome.err == "" and outcome.code == 0
+    assert outcome.besides == "" and outcome.code == 0
     assert (
         text(outcome.out)
         == """\
@@ -163,7 +163,7 @@ def test_a_terminal_of_80_columns_hides_nothing(
 def test_a_terminal_without_these_characters_gets_others(kinds: Path, encoding: str) -> None:
     """Windows sends redirected output through a code page that has no arrow."""
     done = subprocess.run(
-        command("rewrite", kinds, "out.onnx", *RANK, "--no-check"),
+        command("rewrite", kinds, "out.onnx", *RANK, "--no-check", "-q"),
         capture_output=True,
         env=os.environ | {"PYTHONIOENCODING": encoding},
     )
@@ -174,7 +174,7 @@ def test_a_terminal_without_these_characters_gets_others(kinds: Path, encoding: 
 def test_a_reader_that_stops_reading_does_not_stop_the_work(small: Path) -> None:
     """As `| head -1` does."""
     process = subprocess.Popen(
-        command("rewrite", small, "out.onnx", *RANK), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command("rewrite", small, "out.onnx", *RANK, "-q"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     process.stdout.close()
@@ -186,7 +186,7 @@ def test_a_reader_that_stops_reading_does_not_stop_the_work(small: Path) -> None
 def test_a_closed_standard_output_does_not_stop_the_work(small: Path) -> None:
     """As `>&-` does."""
     done = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&-', "sh", *map(str, command("rewrite", small, "out.onnx", *RANK))],
+        ["sh", "-c", 'exec "$@" >&-', "sh", *map(str, command("rewrite", small, "out.onnx", *RANK, "-q"))],
         capture_output=True,
     )
     assert (done.returncode, done.stderr) == (0, b"")
@@ -557,5 +557,5 @@ def test_debug_shows_the_whole_message_and_where_it_came_from(cli: Cli, small: P
     save(model, small)
     short, whole = (cli("compare", small, small, *extra) for extra in ((), ("--debug",)))
     assert "Convolve" * 100 not in short.refusal()
-    assert whole.code == 2 and whole.err.startswith("Traceback") and "Convolve" * 100 in whole.err
-    assert whole.err.endswith(short.err)
+    assert whole.code == 2 and whole.besides.startswith("Traceback") and "Convolve" * 100 in whole.err
+    assert whole.err.endswith(short.besides)

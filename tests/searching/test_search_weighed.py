@@ -216,7 +216,7 @@ def test_what_a_little_more_loss_would_buy(surveyed: tuple[Survey, list[Unit]]) 
 
 def test_a_report_of_sites_that_cannot_be_timed_is_json(surveyed: tuple[Survey, list[Unit]]) -> None:
     """Their choices cost infinitely much, which JSON cannot say."""
-    from onnxdecomp.cli.console import to_json
+    from onnxdecomp.cli.targets import to_json
 
     known = weighed(surveyed, 3, times=True)
     blind = Figures(kept=0.0, choices=(math.inf,) * len(known.units[0].choices))
@@ -228,8 +228,8 @@ def test_a_report_of_sites_that_cannot_be_timed_is_json(surveyed: tuple[Survey, 
     best = contender(solution, 0)
     document = SearchResult(
         goal=Goal("speedup", 2.0), timed=True, baseline=Baseline(path=Path("in.onnx")), best=best, met=True,
-        tried=(best,), solution=solution, original_seconds=None, stopped=False, study=None, notes=(),
-        environment={},
+        tried=(best,), solution=solution, original_seconds=None, stopped=False, interrupted=None, study=None,
+        notes=(), environment={},
     ).to_dict()  # fmt: skip
     to_json(document)
     assert document["sites"][0]["taken"]["choice"] == "kept"
