@@ -49,7 +49,9 @@ def rewrite(
         data: samples to fit the factors to; None for plain factors.
         scratch: folder for activations, and for the factors of external weights until they are saved; None is
             the system's.
-        jobs: how many weights are factored at a time; -1 is one per core.
+        jobs: how many weights are factored at a time, over threads or the backend that `joblib.parallel_config`
+            sets; -1 is as many as that says, else one per core. Fitting to `data` goes site after site, since
+            each is fitted to what the model rewritten so far puts out.
         progress: told of every weight that is done.
 
     Returns:
@@ -59,6 +61,7 @@ def rewrite(
         ModelError: the file is no whole ONNX model.
         UsageError: a rank, plan, shape or regular expression that cannot be obeyed.
         NothingSelectedError: no Conv was chosen (an explicitly empty plan is fine).
+        RunError: the model does not run on `data`, or joblib's workers failed.
     """
     request = Request.parse(rank, plan, policy, only, skip)
     found = request.survey(as_model(model), input_shapes or {}, freeze=freeze_weights, fold_bn=fold_bn)

@@ -39,6 +39,9 @@ def search(
 ) -> SearchResult:
     """Choose every site's ranks for a goal, by measured time and measured loss.
 
+    The algebra of probing is spread over threads, or the backend that `joblib.parallel_config` sets; fitting and
+    timing go one after another.
+
     Args:
         model: a path, or a model that holds all its data; never changed.
         goal: what it is to become.
@@ -60,7 +63,7 @@ def search(
         ModelError: the file is no whole ONNX model.
         UsageError: a goal, setting or limit that cannot be obeyed, or that needs samples or labels.
         NothingSelectedError: no site can be decomposed.
-        RunError, MissingExtraError: ONNX Runtime does not run the model.
+        RunError, MissingExtraError: ONNX Runtime does not run the model, or joblib's workers failed.
         StoppedError: the search was interrupted before any model was fitted.
     """
     began = time.monotonic()
