@@ -175,7 +175,7 @@ network (float[N,3,16,16] images) => (float[N,10] scores) {
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What documents and examples speak of, in a folder: in.onnx, out.onnx, photos, labels.csv, samples.npz."""
+    """What documents and examples speak of: in.onnx, out.onnx, photos, labels.csv and samples.npz."""
     folder = tmp_path_factory.mktemp("docs")
     weights = {"stem": (32, 3, 3, 3), "body": (64, 32, 3, 3), "last": (64, 64, 3, 3), "head": (64, 10)}
     arrays = {name: nets.weight(*shape, seed=i) for i, (name, shape) in enumerate(weights.items())}

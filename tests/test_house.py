@@ -16,10 +16,10 @@ GROUND = ("errors", "progress")
 # A room may import from the rooms before it, and from the ground floor.
 ROOMS = (
     "ir",
+    "runtime",
     "factors",
     "planning",
     "lowering",
-    "runtime",
     "sampling",
     "comparing",
     "fitting",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxdecomp.ir import InputShapes, Site, Source, as_model, survey_with_weights
+from onnxdecomp.ir import InputShapes, Model, Site, Source, Survey, as_model, survey_with_weights
 from onnxdecomp.planning.policy import Policy, fitting_methods
 from onnxdecomp.progress import Progress, silent, tracked
+from onnxdecomp.runtime import with_sizes
 
 if TYPE_CHECKING:
     from onnxdecomp.planning.spectra import SiteSpectra
@@ -62,10 +63,8 @@ def inspect(
         UsageError: `input_shapes` does not fit the model's inputs.
     """
     policy = policy or Policy()
-    source, shapes = as_model(model), input_shapes or {}
-    found = survey_with_weights(
-        source, input_shapes=shapes, freeze=freeze_weights, linear=policy.wants_linear
-    )
+    source = as_model(model)
+    found = _survey(source, input_shapes, freeze=freeze_weights, linear=policy.wants_linear)
     spectra: tuple[SiteSpectra, ...] = ()
     if spectrum:
         # Most inspections need no spectra, and with them TensorLy would be loaded.
@@ -79,3 +78,32 @@ def inspect(
         notes=found.notes,
         spectra=spectra,
     )
+
+
+def find_sites(
+    model: Source,
+    *,
+    input_shapes: InputShapes | None = None,
+    freeze_weights: bool = False,
+    linear: bool = False,
+) -> list[Site]:
+    """Every Conv of `model`, in graph order, with its cost and what stands in the way of decomposing it.
+
+    Args:
+        model: a path, or a ModelProto that holds all its data.
+        input_shapes: shapes for inputs with unknown dimensions; an unknown batch counts as 1.
+        freeze_weights: treat weights that callers may override as constant.
+        linear: list every Gemm and MatMul with a constant right-hand side too.
+
+    Raises:
+        ModelError: the file is no whole ONNX model.
+        UsageError: `input_shapes` does not fit the model's inputs.
+    """
+    found = _survey(as_model(model), input_shapes, freeze=freeze_weights, linear=linear)
+    return [anchor.site for anchor in found.anchors]
+
+
+def _survey(model: Model, input_shapes: InputShapes | None, *, freeze: bool, linear: bool) -> Survey:
+    shapes = input_shapes or {}
+    found = survey_with_weights(model, input_shapes=shapes, freeze=freeze, linear=linear)
+    return with_sizes(found, shapes)

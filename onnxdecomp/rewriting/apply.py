@@ -45,12 +45,12 @@ def rewrite(
         skip: regular expression searched in site names: these are kept.
         fold_bn: fold a BatchNormalization that alone consumes a Conv before factoring.
         freeze_weights: treat weights that callers may override as constant.
-        input_shapes: shapes for inputs with unknown dimensions, for the costs reported.
+        input_shapes: shapes for inputs with unknown dimensions, for the costs; None takes those of `data`.
         data: samples to fit the factors to; None for plain factors.
         scratch: folder for activations, and for the factors of external weights until they are saved; None is
             the system's.
-        jobs: how many weights are factored at a time, over threads or the backend that `joblib.parallel_config`
-            sets; -1 is as many as that says, else one per core. Fitting to `data` goes site after site, since
+        jobs: how many weights are factored at a time, by threads or what `joblib.parallel_config` sets; -1 is
+            as many as that says, else one per core. With `data` sites are fitted one after another, since
             each is fitted to what the model rewritten so far puts out.
         progress: told of every weight that is done.
 
@@ -64,7 +64,7 @@ def rewrite(
         RunError: the model does not run on `data`, or joblib's workers failed.
     """
     request = Request.parse(rank, plan, policy, only, skip)
-    found = request.survey(as_model(model), input_shapes or {}, freeze=freeze_weights, fold_bn=fold_bn)
+    found = request.survey(as_model(model), input_shapes, data, freeze=freeze_weights, fold_bn=fold_bn)
     return carry_out(request, found, data=data, scratch=scratch, jobs=jobs, progress=progress)
 
 

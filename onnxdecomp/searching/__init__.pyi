@@ -14,8 +14,6 @@ from .explanation import reasons as reasons
 from .explanation import uniform as uniform
 from .goal import Goal as Goal
 from .result import SearchResult as SearchResult
-from .sizes import feeds_shapes as feeds_shapes
-from .sizes import observe_sizes as observe_sizes
 from .study import run_study as run_study
 from .surroundings import random_chain as random_chain
 from .task import ALIGN as ALIGN

@@ -11,12 +11,11 @@ from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import InputShapes, Model, Source, Survey, as_model, on_disk, survey
 from onnxdecomp.planning import Policy
 from onnxdecomp.progress import Progress, ProgressEvent, silent
-from onnxdecomp.runtime import Feeds
+from onnxdecomp.runtime import Feeds, feeds_shapes, observe_sizes
 from onnxdecomp.sampling import SampleSets
 from onnxdecomp.searching.goal import Goal
 from onnxdecomp.searching.hunt import find
 from onnxdecomp.searching.result import SearchResult
-from onnxdecomp.searching.sizes import feeds_shapes, observe_sizes
 from onnxdecomp.searching.storage import require_storage
 from onnxdecomp.searching.task import ALIGN, COSTS, Task, Trials
 from onnxdecomp.timing import Setting, Subject, settings, subject_feeds
@@ -39,8 +38,8 @@ def search(
 ) -> SearchResult:
     """Choose every site's ranks for a goal, by measured time and measured loss.
 
-    The algebra of probing is spread over threads, or the backend that `joblib.parallel_config` sets; fitting and
-    timing go one after another.
+    The algebra of probing is spread over threads or what `joblib.parallel_config` sets; fitting and timing go
+    one after another.
 
     Args:
         model: a path, or a model that holds all its data; never changed.
