@@ -25,7 +25,7 @@ class Survey:
         scopes: of the model, the main graph first.
         uses: who reads each tensor.
         freeze: whether weights that callers may override were taken as constant.
-        notes: one line for each thing that could not be found out, as a failed shape inference.
+        notes: one line for each thing that could not be found out, or only by a run.
     """
 
     model: Model

@@ -21,7 +21,7 @@ class Inspection:
     Attributes:
         sites: every Conv, in graph order, and products with constant matrices where they were asked for.
         policy: what may be chosen.
-        notes: one line for each thing that could not be found out.
+        notes: one line for each thing that could not be found out, or only by a run.
         spectra: of the sites that can be decomposed; empty where they were not asked for.
     """
 
@@ -49,6 +49,8 @@ def inspect(
     progress: Progress = silent,
 ) -> Inspection:
     """Every Conv of a model, its cost, and how it can be decomposed or why not.
+
+    What shape inference cannot tell of sizes, one run on random inputs does; a note says so, or why not.
 
     Args:
         model: a path, or a model that holds all its data.
@@ -88,6 +90,8 @@ def find_sites(
     linear: bool = False,
 ) -> list[Site]:
     """Every Conv of `model`, in graph order, with its cost and what stands in the way of decomposing it.
+
+    What shape inference cannot tell of sizes, one run on random inputs does; else they are None.
 
     Args:
         model: a path, or a ModelProto that holds all its data.

@@ -137,6 +137,13 @@ def test_where_a_run_looks(model: ModelProto, macs: int | None, note: str) -> No
     assert found.notes == (f"the sizes of 1 sites {note}",)
 
 
+def test_nothing_is_said_of_sizes_that_would_not_tell_the_cost() -> None:
+    """Of a weight whose shape is not known the cost is not known either."""
+    text = f"m (float[1,16,H,W] x, float[16,C,3,3] w) => (float[1,16,H,W] y) {{ [conv] y = {CONV} (x, w) }}"
+    found = onnxdecomp.inspect(nets.model(text))
+    assert found.sites[0].params is None and found.notes == ()
+
+
 def test_a_large_model_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "PROTOBUF_LIMIT", 100)
     monkeypatch.setattr(sizes, "open_session", None)
