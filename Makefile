@@ -21,7 +21,7 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --strict models bench tests/user_script.py
+	$(BIN)/mypy --strict models bench examples tests/user_script.py
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .

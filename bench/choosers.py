@@ -18,7 +18,7 @@ from onnxdecomp.factors import Spectrum, spectra
 from onnxdecomp.ir import Site, load, read_finite_weight, survey
 from onnxdecomp.planning import Choice, fitting_methods, rank_limits
 from onnxdecomp.progress import silent
-from onnxdecomp.runtime import open_in_onnxruntime
+from onnxdecomp.runtime import feeds_shapes, observe_sizes, open_in_onnxruntime
 from onnxdecomp.sampling import SampleSets
 from onnxdecomp.searching import (
     ALIGN,
@@ -30,9 +30,7 @@ from onnxdecomp.searching import (
     Task,
     Trials,
     Weighed,
-    feeds_shapes,
     find_modules,
-    observe_sizes,
     open_study,
     plan_of,
     run_trials,

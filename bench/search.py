@@ -49,8 +49,8 @@ from bench.rivals import table
 from bench.subjects import MODELS, Subject, open_subject
 from onnxdecomp import Result
 from onnxdecomp.ir import save
-from onnxdecomp.runtime import Engine
-from onnxdecomp.searching import ALIGN, feeds_shapes
+from onnxdecomp.runtime import Engine, feeds_shapes
+from onnxdecomp.searching import ALIGN
 from onnxdecomp.timing import WARMUP_RUNS, Budget, Contestant, Launch, medians, race, speedup
 
 Row = dict[str, Any]

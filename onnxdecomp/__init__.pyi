@@ -20,12 +20,12 @@ from .errors import UsageError as UsageError
 from .factors import Ranks as Ranks
 from .factors import Spectrum as Spectrum
 from .ir import Site as Site
-from .ir import find_sites as find_sites
 from .planning import Choice as Choice
 from .planning import Inspection as Inspection
 from .planning import Plan as Plan
 from .planning import Policy as Policy
 from .planning import SiteSpectra as SiteSpectra
+from .planning import find_sites as find_sites
 from .planning import inspect as inspect
 from .progress import ProgressEvent as ProgressEvent
 from .rewriting import Result as Result

@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests of the command line, of hostile input, of external data and of the API."""
+"""Fixtures shared by the tests of the command line, hostile input, external data, the API and documents."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto
+from PIL import Image
 from threadpoolctl import threadpool_limits
 
+import onnxdecomp
 from onnxdecomp.cli.app import main
 
 # Workers that run beside each other have the cores already: threads of BLAS would only wait for theirs.
@@ -170,3 +172,38 @@ def save_external(model: ModelProto, path: Path, **options: object) -> Path:
 def external_entry(tensor: TensorProto) -> dict[str, str]:
     """Where the tensor's data lie: location, offset, length."""
     return {entry.key: entry.value for entry in tensor.external_data}
+
+
+NETWORK = """
+network (float[N,3,16,16] images) => (float[N,10] scores) {
+  [stem] a = Conv <pads=[1,1,1,1]> (images, stem)
+  b = Relu (a)
+  [body] c = Conv <pads=[1,1,1,1], strides=[2,2]> (b, body)
+  d = Relu (c)
+  [last] e = Conv <pads=[1,1,1,1]> (d, last)
+  f = Relu (e)
+  g = GlobalAveragePool (f)
+  h = Flatten (g)
+  [head] scores = MatMul (h, head)
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What documents and examples speak of: in.onnx, out.onnx, photos, labels.csv and samples.npz."""
+    folder = tmp_path_factory.mktemp("docs")
+    weights = {"stem": (32, 3, 3, 3), "body": (64, 32, 3, 3), "last": (64, 64, 3, 3), "head": (64, 10)}
+    arrays = {name: nets.weight(*shape, seed=i) for i, (name, shape) in enumerate(weights.items())}
+    save(nets.model(NETWORK, **arrays), folder / "in.onnx")
+    onnxdecomp.rewrite(folder / "in.onnx", 0.5).save(folder / "out.onnx")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (96, 16, 16, 3), np.uint8)
+    classes = rng.integers(0, 10, 96)
+    (folder / "photos").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / "photos" / f"{number:03}.png")
+    rows = [f"{number:03}.png,{label}" for number, label in enumerate(classes)]
+    (folder / "labels.csv").write_text("\n".join(["file,class", *rows]) + "\n")
+    np.savez(folder / "samples.npz", x=images, y=classes)
+    return folder

@@ -82,6 +82,34 @@ def branching() -> ModelProto:
     return model(text, w=weight(16, 16, 3, 3), v=weight(16, 16, 3, 3, seed=4))
 
 
+# The target of the Reshape and the pads are computed from the data's shape and from the data.
+BLIND = """m (float[1,16,64] x, float[1] extra) => (float[1,16,?,?] y) {
+  shape = Shape (x)
+  rows = ReduceSum <keepdims=1> (extra)
+  grown = Cast <to=7> (rows)
+  side = Add (grown, seven)
+  target = Concat <axis=0> (front, side, side)
+  image = Reshape (x, target)
+  [known] k = Conv (x, wk)
+  [one] a = Conv <pads=[1,1,1,1]> (image, w)
+  padding = Concat <axis=0> (zeros, zeros, grown, grown, zeros, zeros, grown, grown)
+  wide = Pad (a, padding)
+  [two] y = Conv <strides=[2,2]> (wide, w)
+  first = Relu (k)
+}"""
+
+
+def blind(**constants: np.ndarray) -> ModelProto:
+    """Convs of sizes that shape inference cannot tell, "one" and "two", beside a "known" one.
+
+    Inputs x (1, 16, 64) and extra (1,), of which the square of 7 + extra must be 64, unless it is a constant.
+    """
+    text = BLIND.replace(", float[1] extra", "") if "extra" in constants else BLIND
+    arrays = {"w": weight(16, 16, 3, 3), "wk": weight(16, 16, 1)}
+    numbers = {"front": np.array([1, 16]), "seven": np.array([7]), "zeros": np.array([0])}
+    return model(text, **arrays, **numbers, **constants)
+
+
 def inner_graph(proto: ModelProto, node: int, name: str) -> GraphProto:
     """The graph in the attribute `name` of the main graph's `node`-th node."""
     return next(each.g for each in proto.graph.node[node].attribute if each.name == name)

@@ -13,12 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nets
-import numpy as np
 import pytest
 import typer
-from conftest import save
-from PIL import Image
 from test_house import ROOMS
 
 import onnxdecomp
@@ -28,6 +24,7 @@ from onnxdecomp.planning import parse_rank
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = ("onnxdecomp", "bench", "tests", "docs", "models", "examples")
 GOALS = {"speedup", "macs", "params", "size", "max_error", "max_drop", "min_agreement"}
 
 
@@ -95,41 +92,6 @@ def test_every_block_is_of_a_kind_that_is_tested(block: Block) -> None:
     assert kind_of(block) in ("python", "sh", "console", "json", "text")
     if kind_of(block) == "text":  # not a hiding place
         assert not [line for line in block.text.splitlines() if line.startswith(PROGRAMS[:-1])]
-
-
-NETWORK = """
-network (float[N,3,16,16] images) => (float[N,10] scores) {
-  [stem] a = Conv <pads=[1,1,1,1]> (images, stem)
-  b = Relu (a)
-  [body] c = Conv <pads=[1,1,1,1], strides=[2,2]> (b, body)
-  d = Relu (c)
-  [last] e = Conv <pads=[1,1,1,1]> (d, last)
-  f = Relu (e)
-  g = GlobalAveragePool (f)
-  h = Flatten (g)
-  [head] scores = MatMul (h, head)
-}
-"""
-
-
-@pytest.fixture(scope="session")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the pages speak of: in.onnx, out.onnx, photos, labels.csv and samples.npz."""
-    folder = tmp_path_factory.mktemp("docs")
-    weights = {"stem": (32, 3, 3, 3), "body": (64, 32, 3, 3), "last": (64, 64, 3, 3), "head": (64, 10)}
-    arrays = {name: nets.weight(*shape, seed=i) for i, (name, shape) in enumerate(weights.items())}
-    save(nets.model(NETWORK, **arrays), folder / "in.onnx")
-    onnxdecomp.rewrite(folder / "in.onnx", 0.5).save(folder / "out.onnx")
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (96, 16, 16, 3), np.uint8)
-    classes = rng.integers(0, 10, 96)
-    (folder / "photos").mkdir()
-    for number, image in enumerate(images):
-        Image.fromarray(image).save(folder / "photos" / f"{number:03}.png")
-    rows = [f"{number:03}.png,{label}" for number, label in enumerate(classes)]
-    (folder / "labels.csv").write_text("\n".join(["file,class", *rows]) + "\n")
-    np.savez(folder / "samples.npz", x=images, y=classes)
-    return folder
 
 
 @blocks("python")
@@ -320,7 +282,9 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_that_is_named_exists(page: Path) -> None:
-    named = [s for s in spans(page) if re.fullmatch(r"(onnxdecomp|bench|tests|docs|models)/[\w./-]+", s)]
+    named = [
+        s for s in spans(page) if re.fullmatch(r"(onnxdecomp|bench|tests|docs|models|examples)/[\w./-]+", s)
+    ]
     real = [
         name for name in named if not re.search(r"[A-Z]{4,}-", name)
     ]  # words in capitals stand for others

@@ -16,10 +16,10 @@ GROUND = ("arguments", "errors", "progress", "stopping")
 # A room may import from the rooms before it, and from the ground floor.
 ROOMS = (
     "ir",
+    "runtime",
     "factors",
     "planning",
     "lowering",
-    "runtime",
     "sampling",
     "comparing",
     "fitting",

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import save, small_model, spawn
+from conftest import SMALL, save, small_model, spawn
 
 HEAVY = {
     "scipy",
@@ -44,8 +44,10 @@ def test_importing_the_package_loads_nothing(tmp_path: Path) -> None:
     assert not loaded("import onnxdecomp", tmp_path) & (HEAVY | {"onnx", "numpy", "rich", "typer"})
 
 
-def test_inspect_loads_nothing_heavy(tmp_path: Path) -> None:
-    save(small_model(), tmp_path / "in.onnx")
+@pytest.mark.parametrize("sizes", ["8,8", "H,W"])
+def test_inspect_loads_nothing_heavy(sizes: str, tmp_path: Path) -> None:
+    """Nor where sizes are not known and nothing can be run to find them."""
+    save(small_model(SMALL.replace("8,8", sizes)), tmp_path / "in.onnx")
     found = loaded(COMMAND.format(words=["inspect", "in.onnx", "--json", "r.json"]) + "main()", tmp_path)
     assert not found & HEAVY
     assert (tmp_path / "r.json").exists()

@@ -21,3 +21,4 @@ from .products import shifts_of as shifts_of
 from .sequence import Calibration as Calibration
 from .sequence import fit_all as fit_all
 from .target import Target as Target
+from .workers import Workers as Workers

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
-from threadpoolctl import threadpool_limits
 
 from onnxdecomp.factors import Chain, CpError, Floats, factorise
 from onnxdecomp.fitting.outcome import Errors, Factors
+from onnxdecomp.fitting.workers import Workers
 from onnxdecomp.ir import NotFiniteError, read_finite_weight
 from onnxdecomp.planning import Choice, Unit
 
@@ -19,16 +19,19 @@ from onnxdecomp.planning import Choice, Unit
 _PLAIN_NORM = 1e-100
 
 
-def factor_all(units: Sequence[Unit], folder: Path, n_jobs: int) -> Iterator[Factors | str]:
+def factor_all(units: Sequence[Unit], folder: Path, jobs: int) -> Iterator[Factors | str]:
     """Factor every unit, or say why it cannot be; results come in order, a few weights in memory at a time.
 
-    The work is joblib's to spread, over threads here or over whatever backend `joblib.parallel_config` sets.
-    One BLAS thread each: matrices this small gain nothing from more, waiting threads fight other programs
-    for the cores, and the bytes written would depend on the number of threads.
+    Args:
+        units: in any order.
+        folder: of their external data.
+        jobs: how many are factored at a time; see `Workers`.
+
+    Raises:
+        RunError: the backend set by `joblib.parallel_config` failed.
     """
-    with threadpool_limits(1, user_api="blas"):
-        parallel = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")
-        yield from parallel(delayed(_factor)(*_arrays(unit, folder)) for unit in units)
+    with Workers(jobs) as workers:
+        yield from workers.run(partial(_factor, *_arrays(unit, folder)) for unit in units)
 
 
 def largest_first(units: Sequence[Unit]) -> list[Unit]:

@@ -37,7 +37,6 @@ from .sites import Anchor as Anchor
 from .sites import Site as Site
 from .spool import Spool as Spool
 from .surveying import Survey as Survey
-from .surveying import find_sites as find_sites
 from .surveying import survey as survey
 from .surveying import survey_with_weights as survey_with_weights
 from .tensors import Array as Array

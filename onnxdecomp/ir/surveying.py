@@ -7,13 +7,12 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxdecomp.arguments import verified
 from onnxdecomp.ir.anchors import Tables, conv_anchor, linear_anchor
 from onnxdecomp.ir.finite import NotFiniteError, finite_values
 from onnxdecomp.ir.graph import Scope, Uses, find_uses, scopes
-from onnxdecomp.ir.model import Model, Source, as_model
-from onnxdecomp.ir.shapes import InputShapes, ShapesLike, as_input_shapes, infer_shapes
-from onnxdecomp.ir.sites import Anchor, Site
+from onnxdecomp.ir.model import Model
+from onnxdecomp.ir.shapes import InputShapes, infer_shapes
+from onnxdecomp.ir.sites import Anchor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,7 +25,7 @@ class Survey:
         scopes: of the model, the main graph first.
         uses: who reads each tensor.
         freeze: whether weights that callers may override were taken as constant.
-        notes: one line for each thing that could not be found out, as a failed shape inference.
+        notes: one line for each thing that could not be found out, or only by a run.
     """
 
     model: Model
@@ -93,33 +92,6 @@ def _without_shared_folds(anchors: list[Anchor]) -> Iterable[Anchor]:
         if anchor.weight is not None and len(folds[anchor.weight.key]) > 1:
             anchor = dataclasses.replace(anchor, batchnorm=None)
         yield anchor
-
-
-@verified
-def find_sites(
-    model: Source,
-    *,
-    input_shapes: ShapesLike | None = None,
-    freeze_weights: bool = False,
-    linear: bool = False,
-) -> list[Site]:
-    """Every Conv of `model`, in graph order, with its cost and what stands in the way of decomposing it.
-
-    An example is in docs/python.md under "Looking into a model".
-
-    Args:
-        model: a path, a ModelProto that holds all its data, or a result.
-        input_shapes: shapes for inputs with unknown dimensions; an unknown batch counts as 1.
-        freeze_weights: treat weights that callers may override as constant.
-        linear: list every Gemm and MatMul with a constant right-hand side too.
-
-    Raises:
-        ModelError: the file is no whole ONNX model.
-        UsageError: `input_shapes` does not fit the model's inputs.
-    """
-    shapes = as_input_shapes(input_shapes)
-    found = survey_with_weights(as_model(model), input_shapes=shapes, freeze=freeze_weights, linear=linear)
-    return [anchor.site for anchor in found.anchors]
 
 
 def survey_with_weights(model: Model, *, input_shapes: InputShapes, freeze: bool, linear: bool) -> Survey:

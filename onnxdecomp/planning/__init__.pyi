@@ -7,6 +7,7 @@ from .cost import chain_params as chain_params
 from .cost import links as links
 from .cost import macs_ratio as macs_ratio
 from .inspection import Inspection as Inspection
+from .inspection import find_sites as find_sites
 from .inspection import inspect as inspect
 from .knapsack import Front as Front
 from .knapsack import front as front

@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxdecomp.arguments import verified
-from onnxdecomp.ir import ShapesLike, Site, Source, as_input_shapes, as_model, survey_with_weights
+from onnxdecomp.ir import (
+    Model,
+    ShapesLike,
+    Site,
+    Source,
+    Survey,
+    as_input_shapes,
+    as_model,
+    survey_with_weights,
+)
 from onnxdecomp.planning.policy import Policy, fitting_methods
 from onnxdecomp.planning.spectra import SiteSpectra, find_spectra
 from onnxdecomp.progress import Progress, logged, silent, tracked
+from onnxdecomp.runtime import with_sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -21,7 +31,7 @@ class Inspection:
     Attributes:
         sites: every Conv, in graph order, and products with constant matrices where they were asked for.
         policy: what may be chosen.
-        notes: one line for each thing that could not be found out.
+        notes: one line for each thing that could not be found out, or only by a run.
         spectra: of the sites that can be decomposed; empty where they were not asked for.
     """
 
@@ -57,6 +67,8 @@ def inspect(
 ) -> Inspection:
     """Every Conv of a model, its cost, and how it can be decomposed or why not.
 
+    What shape inference cannot tell of sizes, one run on random inputs does; a note says so, or why not.
+
     An example is in docs/python.md under "Looking into a model".
 
     Args:
@@ -72,10 +84,8 @@ def inspect(
         UsageError: `input_shapes` does not fit the model's inputs.
     """
     policy = policy or Policy()
-    source, shapes = as_model(model), as_input_shapes(input_shapes)
-    found = survey_with_weights(
-        source, input_shapes=shapes, freeze=freeze_weights, linear=policy.wants_linear
-    )
+    source = as_model(model)
+    found = _survey(source, input_shapes, freeze=freeze_weights, linear=policy.wants_linear)
     spectra: tuple[SiteSpectra, ...] = ()
     if spectrum:
         anchors = tracked(found.anchors, "reading spectra", logged(progress), lambda each: each.site.name)
@@ -86,3 +96,37 @@ def inspect(
         notes=found.notes,
         spectra=spectra,
     )
+
+
+@verified
+def find_sites(
+    model: Source,
+    *,
+    input_shapes: ShapesLike | None = None,
+    freeze_weights: bool = False,
+    linear: bool = False,
+) -> list[Site]:
+    """Every Conv of `model`, in graph order, with its cost and what stands in the way of decomposing it.
+
+    What shape inference cannot tell of sizes, one run on random inputs does; else they are None.
+
+    An example is in docs/python.md under "Looking into a model".
+
+    Args:
+        model: a path, a ModelProto that holds all its data, or a result.
+        input_shapes: shapes for inputs with unknown dimensions; an unknown batch counts as 1.
+        freeze_weights: treat weights that callers may override as constant.
+        linear: list every Gemm and MatMul with a constant right-hand side too.
+
+    Raises:
+        ModelError: the file is no whole ONNX model.
+        UsageError: `input_shapes` does not fit the model's inputs.
+    """
+    found = _survey(as_model(model), input_shapes, freeze=freeze_weights, linear=linear)
+    return [anchor.site for anchor in found.anchors]
+
+
+def _survey(model: Model, input_shapes: ShapesLike | None, *, freeze: bool, linear: bool) -> Survey:
+    shapes = as_input_shapes(input_shapes)
+    found = survey_with_weights(model, input_shapes=shapes, freeze=freeze, linear=linear)
+    return with_sizes(found, shapes)

@@ -56,13 +56,16 @@ def rewrite(
         skip: regular expression searched in site names: these are kept.
         fold_bn: fold a BatchNormalization that alone consumes a Conv before factoring.
         freeze_weights: treat weights that callers may override as constant.
-        input_shapes: shapes for inputs with unknown dimensions, for the costs reported and for the check.
+        input_shapes: shapes for inputs with unknown dimensions, for the costs and the check; None takes those of
+            `data` for the costs.
         data: samples to fit the factors to: all of these (what `open_samples` takes will do), or the part of
             SampleSets that is for it, and then `Result.quality` is measured on the other; None for plain
             factors.
         scratch: folder for activations, and for the factors of external weights until they are saved; None is
             the system's.
-        jobs: how many weights are factored at a time; -1 is one per core.
+        jobs: how many weights are factored at a time, by threads or what `joblib.parallel_config` sets; -1 is
+            as many as that says, else one per core. With `data` sites are fitted one after another, since
+            each is fitted to what the model rewritten so far puts out.
         check: hold the new model to what the original does, as the function `check`; a model that cannot be
             run here is not checked, and `Result.check` says so.
         progress: told of every weight that is done.
@@ -75,6 +78,7 @@ def rewrite(
         UsageError: an argument that cannot be obeyed, as a rank, a plan, a shape or a regular expression.
         CheckError: the new model fails where the original does not, or its outputs changed their shapes.
         NothingSelectedError: no Conv was chosen (an explicitly empty plan is fine).
+        RunError: the model does not run on `data`, or joblib's workers failed.
     """
     if not 0 < abs(jobs) <= _MOST_JOBS:
         raise UsageError(f"`jobs` {jobs}: give a number from 1 to {_MOST_JOBS}, or -1 for one per core")
@@ -85,7 +89,7 @@ def rewrite(
         sets, fitted = data, data.fitted
     elif data is not None:
         fitted = as_samples(data, source, "data")
-    found = request.survey(source, shapes, freeze=freeze_weights, fold_bn=fold_bn)
+    found = request.survey(source, shapes, fitted, freeze=freeze_weights, fold_bn=fold_bn)
     result = carry_out(request, found, data=fitted, scratch=folder, jobs=jobs, progress=logged(progress))
     return proven(result, source, checked=check, input_shapes=shapes, sets=sets, scratch=folder)
 

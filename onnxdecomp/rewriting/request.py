@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from onnxdecomp.errors import UsageError, first_line
 from onnxdecomp.ir import InputShapes, Model, Survey, survey
 from onnxdecomp.planning import Plan, Policy, RankRule, parse_rank
+from onnxdecomp.runtime import feeds_shapes, with_sizes
+from onnxdecomp.sampling import Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +58,31 @@ class Request:
         """Whether the user's regular expressions let the site `name` be rewritten."""
         return bool(self.only.search(name)) and not (self.skip is not None and self.skip.search(name))
 
-    def survey(self, model: Model, input_shapes: InputShapes, *, freeze: bool, fold_bn: bool) -> Survey:
-        """The sites of `model` that the request may be about: a plan may name a Gemm or MatMul too."""
+    def survey(
+        self,
+        model: Model,
+        input_shapes: InputShapes | None,
+        data: Samples | None,
+        *,
+        freeze: bool,
+        fold_bn: bool,
+    ) -> Survey:
+        """The sites of `model` that the request may be about: a plan may name a Gemm or MatMul too.
+
+        Args:
+            model: the original.
+            input_shapes: for inputs with unknown dimensions; None takes those of the first sample, if any.
+            data: the samples.
+            freeze: treat weights that callers may override as constant.
+            fold_bn: look for BatchNormalizations to fold.
+        """
+        feeds = next(data.batches(1)) if data is not None and not input_shapes else None
+        shapes = feeds_shapes(feeds) if feeds is not None else input_shapes or {}
         linear = self.policy.wants_linear or self.plan is not None
-        found = survey(model, input_shapes=input_shapes, freeze=freeze, fold_bn=fold_bn, linear=linear)
+        found = survey(model, input_shapes=shapes, freeze=freeze, fold_bn=fold_bn, linear=linear)
         if self.plan is not None and not self.policy.wants_linear:
-            return found.without_linear(set(found.names()) - set(self.plan.sites))
-        return found
+            found = found.without_linear(set(found.names()) - set(self.plan.sites))
+        return with_sizes(found, shapes, feeds)
 
 
 def _compile(parameter: str, text: str) -> re.Pattern[str]:

@@ -20,8 +20,6 @@ from .keeping import inspect_cache as inspect_cache
 from .records import Trial as Trial
 from .records import read_trials as read_trials
 from .result import SearchResult as SearchResult
-from .sizes import feeds_shapes as feeds_shapes
-from .sizes import observe_sizes as observe_sizes
 from .start import Start as Start
 from .storage import storage_file as storage_file
 from .study import open_study as open_study

@@ -24,13 +24,12 @@ from onnxdecomp.ir import (
 )
 from onnxdecomp.planning import Policy
 from onnxdecomp.progress import Progress, ProgressEvent, logged, silent
-from onnxdecomp.runtime import Feeds, Runner
+from onnxdecomp.runtime import Feeds, Runner, feeds_shapes, observe_sizes
 from onnxdecomp.sampling import SampleSets, SamplesLike, as_sets
 from onnxdecomp.searching.finding import find
 from onnxdecomp.searching.goal import Goal
 from onnxdecomp.searching.joining import joined
 from onnxdecomp.searching.result import SearchResult
-from onnxdecomp.searching.sizes import feeds_shapes, observe_sizes
 from onnxdecomp.searching.task import ALIGN, COSTS, Task, Trials
 from onnxdecomp.timing import Setting, Subject, settings, subject_feeds
 
@@ -53,6 +52,9 @@ def search(
     progress: Progress = silent,
 ) -> SearchResult:
     """Choose every site's ranks for a goal, by measured time and measured loss.
+
+    The algebra of probing is spread over threads or what `joblib.parallel_config` sets; fitting and timing go
+    one after another.
 
     An example is in docs/python.md under "Searching".
 
@@ -83,7 +85,7 @@ def search(
         UsageError: a goal, setting or limit that cannot be obeyed, or that needs samples or labels; a study
             of something else; a metric that fails.
         NothingSelectedError: no site can be decomposed.
-        RunError, MissingExtraError: ONNX Runtime does not run the model.
+        RunError, MissingExtraError: ONNX Runtime does not run the model, or joblib's workers failed.
         StoppedError: the search was interrupted before any model was fitted.
     """
     began, progress = time.monotonic(), logged(progress)

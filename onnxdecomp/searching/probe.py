@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -19,6 +20,7 @@ from onnxdecomp.fitting import (
     Prepared,
     Problem,
     Target,
+    Workers,
     arrangement,
     blocks,
     fit_low_rank,
@@ -43,26 +45,39 @@ UNREACHED = "its error cannot be sent through the model: counted as if it reache
 
 
 def weight_losses(units: Sequence[Unit], folder: Path, progress: Progress) -> list[Figures]:
-    """Without samples: the squared relative error of the weights stands for that of the outputs."""
-    found = []
-    for unit in tracked(units, "reading spectra", progress, attrgetter("name")):
-        core = _weight_core(unit, folder)
-        if isinstance(core, str):
-            found.append(Figures(choices=(np.inf,) * len(unit.choices), note=core))
-        else:
-            found.append(Figures(choices=tuple(core.lost(choice) for choice in unit.choices)))
-    return found
+    """Without samples: the squared relative error of the weights stands for that of the outputs.
+
+    Args:
+        units: whose choices are weighed, several side by side; see `Workers`.
+        folder: of their external data.
+        progress: told of every unit that is done.
+
+    Raises:
+        RunError: the backend set by `joblib.parallel_config` failed.
+    """
+    with Workers() as workers:
+        cores = workers.run(partial(_weight_core, _weight(unit, folder), unit.groups) for unit in units)
+        told = tracked(units, "reading spectra", progress, attrgetter("name"))
+        return [_weight_figures(unit, core) for unit, core in zip(told, cores, strict=True)]
 
 
-def _weight_core(unit: Unit, folder: Path) -> Core | str:
+def _weight(unit: Unit, folder: Path) -> Floats | str:
     try:
-        weight = read_finite_weight(unit.lead, folder)
+        return read_finite_weight(unit.lead, folder)
     except NotFiniteError as error:
         return str(error)
-    groups = unit.groups
-    if groups == 1:
-        return find_core(weight, None)
-    return find_core(weight, [np.eye(weight.shape[1])] * groups)
+
+
+def _weight_core(weight: Floats | str, groups: int) -> Core | str:
+    if isinstance(weight, str):
+        return weight
+    return find_core(weight, None if groups == 1 else [np.eye(weight.shape[1])] * groups)
+
+
+def _weight_figures(unit: Unit, core: Core | str, note: str | None = None) -> Figures:
+    if isinstance(core, str):
+        return Figures(choices=(np.inf,) * len(unit.choices), note=core)
+    return Figures(choices=tuple(core.lost(choice) for choice in unit.choices), note=note)
 
 
 def output_losses(
@@ -74,41 +89,46 @@ def output_losses(
 ) -> list[Figures]:
     """What every choice does to the outputs, one site at a time, on samples its factors are not fitted to.
 
+    The model is walked through site by site; what is fitted to one of them is fitted side by side, see
+    `Workers`.
+
     Args:
         found: the survey of the original.
         units: of its sites, in graph order.
         samples: of its inputs, two or more.
         scratch: folder for activations; None is the system's.
         progress: told of every unit that is done.
+
+    Raises:
+        RunError: ONNX Runtime does not run the model, or the backend set by `joblib.parallel_config` failed.
     """
     losses = []
-    with Calibration(found.model, samples, scratch, freeze=found.freeze, sequential=False) as calibration:
+    # Workers first: their processes may be copies of this one, which has neither threads nor sessions yet.
+    with (
+        Workers() as workers,
+        Calibration(found.model, samples, scratch, freeze=found.freeze, sequential=False) as calibration,
+    ):
         for unit, prepared in calibration.visits(units, "probing sites", progress):
             losses.append(
                 Figures(choices=(np.inf,) * len(unit.choices), note=prepared)
                 if isinstance(prepared, str)
-                else _probe(unit, prepared, calibration, found.model.folder)
+                else _probe(unit, prepared, calibration, workers)
             )
     return losses
 
 
-def _probe(unit: Unit, prepared: Prepared, calibration: Calibration, folder: Path) -> Figures:
+def _probe(unit: Unit, prepared: Prepared, calibration: Calibration, workers: Workers) -> Figures:
     target = prepared.target
     if not isinstance(target, Target):
-        core = _weight_core(unit, folder)
-        if isinstance(core, str):
-            return Figures(choices=(np.inf,) * len(unit.choices), note=core)
-        lost = tuple(core.lost(choice) for choice in unit.choices)
-        return Figures(choices=lost, note=UNREACHED)
+        return _weight_figures(unit, _weight_core(prepared.weight, unit.groups), note=UNREACHED)
     moments = target.rest(0)
     problems = [Problem.of(m, centred=target.centred) for m in moments]
     channels = prepared.weight.shape[1]
     covariances = [problem.channel_covariance(len(problem.s) // channels) for problem in problems]
     core = find_core(prepared.weight, covariances)
     probed = _probed_choices(unit)
-    weights = [_fitted(choice, target, problems, moments) for choice in probed]
     points = []
-    for choice, fitted in zip(probed, weights, strict=True):
+    for choice, fitted in zip(probed, _fitted(probed, target, problems, moments, workers), strict=True):
         change = partial(changed, weight=prepared.weight, groups=unit.groups, fitted=fitted)
         points.append((choice, calibration.output_errors(prepared.heads, change, _MOST_RUNS)))
     curve = transfer([(core.lost(choice), loss) for choice, loss in points])
@@ -129,16 +149,31 @@ def _probed_choices(unit: Unit) -> list[Choice]:
 
 
 def _fitted(
-    choice: Choice, target: Target, problems: Sequence[Problem], moments: Sequence[Moments]
-) -> tuple[list[Floats], list[Floats | None]]:
-    """Ŵ (D, P) of each group by least squares at a middling ridge, and the shift of its output."""
-    placed = arrangement(choice, target.weight.shape[2:], target.weight.shape[1])
+    choices: Sequence[Choice],
+    target: Target,
+    problems: Sequence[Problem],
+    moments: Sequence[Moments],
+    workers: Workers,
+) -> list[tuple[list[Floats], list[Floats | None]]]:
+    """For each choice Ŵ (D, P) of each group, by least squares at a middling ridge, and their shifts."""
+    slim = replace(target, moments=())  # what has to travel to a worker
+    kernel, channels = target.weight.shape[2:], target.weight.shape[1]
+    placed = [arrangement(choice, kernel, channels) for choice in choices]
+    calls = (partial(_products, *each, slim, problems) for each in zip(choices, placed, strict=True))
+    return [
+        (products, shifts_of(moments, products, target.centred and own is not None))
+        for products, own in zip(workers.run(calls), placed, strict=True)
+    ]
+
+
+def _products(
+    choice: Choice, placed: Arrangement | None, target: Target, problems: Sequence[Problem]
+) -> list[Floats]:
+    """Ŵ (D, P) of each group."""
     if placed is None:
-        exact = factorise(choice.method, target.weight, choice.ranks, target.groups).reconstruct()
-        return flattened(exact, target.groups), [None] * target.groups
-    parts = low_rank(placed, target, problems)
-    products = [placed.restored(part.weight()) for part in parts]
-    return products, shifts_of(moments, products, target.centred)
+        exact = factorise(choice.method, target.weight, choice.ranks, len(problems)).reconstruct()
+        return flattened(exact, len(problems))
+    return [placed.restored(part.weight()) for part in low_rank(placed, target, problems)]
 
 
 def low_rank(placed: Arrangement, target: Target, problems: Sequence[Problem]) -> list[LowRank]:

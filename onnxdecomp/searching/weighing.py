@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from onnxdecomp.errors import NothingSelectedError
 from onnxdecomp.ir import Model, Survey
 from onnxdecomp.planning import Unit, label
-from onnxdecomp.runtime import cpu_name, gpus, onnxruntime
+from onnxdecomp.runtime import cpu_name, feeds_shapes, gpus, onnxruntime
 from onnxdecomp.sampling import Samples, sample_digests
 from onnxdecomp.searching.cache import Cache, digest
 from onnxdecomp.searching.candidates import find_candidates
 from onnxdecomp.searching.costs import counted, measured
 from onnxdecomp.searching.figures import Figures
 from onnxdecomp.searching.probe import UNREACHED, output_losses, weight_losses
-from onnxdecomp.searching.sizes import feeds_shapes
 from onnxdecomp.searching.study import Study
 from onnxdecomp.searching.surroundings import find_surroundings
 from onnxdecomp.searching.task import Task

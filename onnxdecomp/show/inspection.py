@@ -31,10 +31,14 @@ def inspect_view(found: Inspection) -> RenderableType:
     able = [site for site, fit in zip(sites, fits, strict=True) if not isinstance(fit, str)]
     macs = [site.macs for site in sites]
     known = [m for m in macs if m is not None]
-    total = si(sum(known)) if len(known) == len(macs) else "unknown (fix the shapes with --input-shape)"
-    share = (
-        f", {sum(s.macs or 0 for s in able) / sum(known):.0%} of them there" if able and sum(known) else ""
-    )
+    total, share = "unknown", ""
+    if len(known) == len(macs):
+        total = si(sum(known))
+        share = (
+            f", {sum(s.macs or 0 for s in able) / sum(known):.0%} of them there"
+            if able and sum(known)
+            else ""
+        )
     head = (
         f"{len(able)} of {len(sites)} Convs can be decomposed; "
         f"{si(sum(s.params or 0 for s in sites))} parameters, MACs: {total}{share}\n"

@@ -66,8 +66,11 @@ def sites(path: Path | str) -> list[str]:
 # ---------------
 
 
-INSPECTED = """\
-3 of 4 Convs can be decomposed; 15 k parameters, MACs: unknown (fix the shapes with --input-shape)
+WANTED = "input 'x' has unknown dimensions (1,3,?,16): give --input-shape x:DIMS"
+INSPECTED = f"""\
+3 of 4 Convs can be decomposed; 15 k parameters, MACs: unknown
+
+note: the sizes of 4 sites are not known: {WANTED}
 
  site    kernel   channels /groups   params   MACs   decomposition, or why none
 ------

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import Cli
+from conftest import Cli, save
 
 from onnxdecomp import ir, timing
 from onnxdecomp.ir import model as loading
@@ -70,6 +70,22 @@ def test_rewrite(
     assert done.code == 0, done
     assert (counted["parses"], counted["surveys"]) == (1, 1)
     assert counted["sessions"] == sessions
+
+
+@pytest.mark.parametrize(("command", "others"), [("inspect", ()), ("rewrite", ("out.onnx", *RANK))])
+def test_sizes_that_inference_cannot_tell_take_a_session(
+    command: str, others: tuple[str, ...], small: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of their own: the check loads the file as it is, which does not hand out the tensors inside."""
+    save(nets.blind(extra=np.float32([1])), small)
+    monkeypatch.chdir(small.parent)
+    seen: list[object] = []
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda model, *a, **k: (seen.append(model), real(model, *a, **k))[1]
+    )
+    assert cli(command, small, *others).code == 0
+    assert len([model for model in seen if isinstance(model, bytes)]) == 1
 
 
 def test_inspect(small: Path, cli: Cli, counted: Counter[str]) -> None:

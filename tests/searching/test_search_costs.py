@@ -20,12 +20,11 @@ from onnxdecomp.errors import RunError
 from onnxdecomp.ir import Model, Survey, as_model, load, survey
 from onnxdecomp.planning import Unit, label
 from onnxdecomp.progress import silent
-from onnxdecomp.runtime import Engine, cache_folder
+from onnxdecomp.runtime import Engine, cache_folder, observe_sizes
 from onnxdecomp.searching import costs
 from onnxdecomp.searching.cache import Cache
 from onnxdecomp.searching.candidates import find_candidates
 from onnxdecomp.searching.costs import measured, time_models
-from onnxdecomp.searching.sizes import observe_sizes
 from onnxdecomp.searching.surroundings import find_surroundings, site_feeds, site_model
 
 POLICY = Policy(align=4, min_channels=8, linear=True)
@@ -265,33 +264,9 @@ def test_labels_tell_choices_apart() -> None:
 # Sizes that shape inference cannot tell
 # --------------------------------------
 
-# The target of the Reshape and the pads are computed from the data's shape and from the data.
-BLIND = """m (float[1,16,64] x, float[1] extra) => (float[1,16,?,?] y) {
-  shape = Shape (x)
-  rows = ReduceSum <keepdims=1> (extra)
-  grown = Cast <to=7> (rows)
-  side = Add (grown, seven)
-  target = Concat <axis=0> (front, side, side)
-  image = Reshape (x, target)
-  [known] k = Conv (x, wk)
-  [one] a = Conv <pads=[1,1,1,1]> (image, w)
-  padding = Concat <axis=0> (zeros, zeros, grown, grown, zeros, zeros, grown, grown)
-  wide = Pad (a, padding)
-  [two] y = Conv <strides=[2,2]> (wide, w)
-  first = Relu (k)
-}"""
-
-
-def blind() -> ModelProto:
-    return nets.model(
-        BLIND,
-        w=nets.weight(16, 16, 3, 3), wk=nets.weight(16, 16, 1), front=np.array([1, 16]), seven=np.array([7]),
-        zeros=np.array([0]),
-    )  # fmt: skip
-
 
 def test_a_run_tells_sizes_that_inference_cannot(tmp_path: Path, clock: Clock) -> None:
-    model = load(save(blind(), tmp_path / "m.onnx"))
+    model = load(save(nets.blind(), tmp_path / "m.onnx"))
     found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=True)
     sizes = {anchor.site.name: anchor.site.sizes for anchor in found.anchors}
     assert sizes["known"] is not None and sizes["one"] is None and sizes["two"] is None

@@ -106,13 +106,14 @@ def share(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.fixture
 def weights(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[np.ndarray], list[Any]]]:
-    """What the probe puts in the place of weights, call by call."""
+    """What the probe puts in the place of weights, choice by choice."""
     seen: list[tuple[list[np.ndarray], list[Any]]] = []
     real = probe._fitted
 
     def fitted(*arguments: Any) -> Any:
-        seen.append(real(*arguments))
-        return seen[-1]
+        found = real(*arguments)
+        seen.extend(found)
+        return found
 
     monkeypatch.setattr(probe, "_fitted", fitted)
     return seen
