@@ -56,8 +56,8 @@ def rewrite(
         skip: regular expression searched in site names: these are kept.
         fold_bn: fold a BatchNormalization that alone consumes a Conv before factoring.
         freeze_weights: treat weights that callers may override as constant.
-        input_shapes: shapes for inputs with unknown dimensions, for the costs and the check; None takes those of
-            `data` for the costs.
+        input_shapes: shapes for inputs with unknown dimensions, for the costs and the check; None takes for
+            the costs those of `data`.
         data: samples to fit the factors to: all of these (what `open_samples` takes will do), or the part of
             SampleSets that is for it, and then `Result.quality` is measured on the other; None for plain
             factors.

@@ -182,8 +182,11 @@ def _database(line: str) -> Any:
     options: dict[str, Any] = {"pool_pre_ping": True}
     if line.startswith("sqlite"):
         options["connect_args"] = {"timeout": _LOCK_S}
+    # An attempt that fails must leave no connection behind, so the first that succeeds keeps none either.
+    unpooled = {**options, "poolclass": importlib.import_module("sqlalchemy.pool").NullPool}
     for attempt in range(10):
         try:
+            optuna.storages.RDBStorage(line, engine_kwargs=unpooled).remove_session()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 return optuna.storages.RDBStorage(

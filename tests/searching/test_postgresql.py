@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from test_search import SMALL, data, model
@@ -113,3 +114,24 @@ def test_a_server_that_goes_away_is_one_line(server: str, model: Path, data: Pat
 
 def driver() -> str:
     return next(name for name in DRIVERS if importlib.util.find_spec(name) is not None)
+
+
+def test_the_example_of_a_shared_study(server: str, model: Path, data: Path, tmp_path: Path) -> None:
+    """Two workers, without a warning."""
+    script = Path(__file__).parents[2] / "examples" / "shared_study.py"
+    np.savez(tmp_path / "inputs.npz", x=np.load(data)["x"])
+    outs = [tmp_path / f"{number}.onnx" for number in range(2)]
+    storage = f"postgresql+{driver()}://{server}"
+    commands = [
+        [sys.executable, "-W", "error", script, model, tmp_path / "inputs.npz", out, storage, "--trials", "6"]
+        for out in outs
+    ]
+    environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
+    workers = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    told = [worker.communicate() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], told
+    assert all("wrote" in out and not err for out, err in told), told
+    assert outs[0].read_bytes() == outs[1].read_bytes()
