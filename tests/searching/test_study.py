@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import signal
@@ -545,3 +546,27 @@ def test_no_trial_begins_after_the_deadline() -> None:
 def test_seeds_of_another_space_are_refused(levels: Levels) -> None:
     with pytest.raises(UsageError, match="first"):
         run(seeds=[levels])
+
+
+def test_a_missing_driver_is_named_and_how_to_name_another() -> None:
+    if importlib.util.find_spec("MySQLdb") is not None:
+        pytest.skip("the driver that is missing here is installed")
+    with pytest.raises(StorageError) as refusal:
+        run(storage="mysql://user:secret@localhost/x")
+    assert str(refusal.value) == (
+        "`storage` mysql://…: needs the Python module MySQLdb, which is not installed; "
+        "another driver is named as in mysql+pymysql://… or mysql+mysqldb://…"
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "postgresql://user:se@secret@localhost:1/x",
+        "postgresql://user:se/secret@localhost:1/x",
+        "postgresql://user:se:secret@localhost:1/x",
+    ],
+)
+def test_a_password_that_breaks_the_url_is_explained(line: str) -> None:
+    with pytest.raises(StorageError, match=r"write @, : and / of a user or password as %40, %3A and %2F"):
+        run(storage=line)
