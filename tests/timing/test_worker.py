@@ -41,6 +41,7 @@ def test_the_worker_imports_numpy_and_onnxruntime_and_little_else(tmp_path: Path
         "onnxdecomp.errors",
         "onnxdecomp.runtime",
         "onnxdecomp.runtime.session",
+        "onnxdecomp.stopping",
         "onnxdecomp.timing",
         "onnxdecomp.timing.worker",
     }
