@@ -69,6 +69,9 @@ def main(folder: Path) -> list[str]:
     score: onnxdecomp.Score | None = judged.best.score if judged.best is not None else None
     trials: tuple[onnxdecomp.Trial, ...] = onnxdecomp.read_trials(kept)
     assert score is not None and len(trials) == 2
+    cached: onnxdecomp.CacheContents = onnxdecomp.inspect_cache()
+    kind: onnxdecomp.CacheKind = cached.kinds[0]
+    assert kind.kind == "costs" and onnxdecomp.clear_cache() == cached
     plan.save(folder / "plan.json")
     again = onnxdecomp.rewrite(
         source, plan=folder / "plan.json", input_shapes="x:1,16,8,8", scratch=str(folder)
