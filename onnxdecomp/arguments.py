@@ -146,7 +146,7 @@ class _Parameter:
             return True
         if type(value) in (dict, list, tuple) and not value and isinstance(value, self.containers):
             return True
-        if isinstance(value, types.FunctionType) and value.__code__.co_argcount == self.arity:
+        if self.arity is not None and callable(value) and _accepts(value, self.arity):
             return True
         # Slow to load, and for containers of something alone.
         from typeguard import CollectionCheckStrategy, ForwardRefPolicy, TypeCheckError, check_type
@@ -161,6 +161,17 @@ class _Parameter:
         except TypeCheckError:
             return False
         return True
+
+
+def _accepts(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with so many arguments."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # some builtins do not tell
+        return True
+    return True
 
 
 def _plain(value: Any) -> Any:

@@ -125,7 +125,7 @@ def test_every_public_name_says_which_example_shows_it(name: str) -> None:
     section = re.search(r'An example is in docs/python\.md under "(.+?)"\.', said)
     assert section is not None
     page = ROOT / "docs" / "python.md"
-    part = TEXTS[page].split(f"\n## {section[1]}\n")[1].split("\n## ")[0]
+    part = re.split(rf"\n##+ {re.escape(section[1])}\n", TEXTS[page])[1].split("\n##")[0]
     assert "```python" in part and re.search(rf"\b{name}\b", part)
 
 

@@ -26,6 +26,8 @@ _OURS = re.compile(rf"({'|'.join(KINDS)})-[0-9a-f]{{24}}\.json")
 class CacheKind:
     """The files of one kind.
 
+    An example is in docs/python.md under "Searching".
+
     Attributes:
         kind: "costs", "losses" or "models"; "other" for what no search has made.
         holds: what stands in them, in words.
@@ -42,6 +44,8 @@ class CacheKind:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheContents:
     """What lies in the folder that searches keep their measurements in.
+
+    An example is in docs/python.md under "Searching".
 
     Attributes:
         folder: the folder; it need not exist.
@@ -60,6 +64,8 @@ class CacheContents:
 def inspect_cache() -> CacheContents:
     """What is kept from one search to the next.
 
+    An example is in docs/python.md under "Searching".
+
     The folder is `$ONNXDECOMP_CACHE`, else `$XDG_CACHE_HOME/onnxdecomp`, else `~/.cache/onnxdecomp`.
 
     Raises:
@@ -70,6 +76,8 @@ def inspect_cache() -> CacheContents:
 
 def clear_cache() -> CacheContents:
     """Remove what searches have kept, and nothing else that lies there; links are left alone.
+
+    An example is in docs/python.md under "Searching".
 
     Returns:
         What was removed.

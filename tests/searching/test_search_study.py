@@ -305,7 +305,7 @@ def fails(model: Runner) -> float:
         (lambda run: float("nan"), "must answer with one finite number, not nan"),
         (lambda run: "good", "must answer with one finite number, not 'good'"),
         (lambda run: np.zeros(1), None),
-        ("accuracy", "`metric` takes a function of a model"),
+        ("accuracy", "`metric` takes a Metric, a function of one argument or None"),
     ],
 )
 def test_metrics_that_fail(metric: Any, complaint: str | None, model: Path, data: Path) -> None:
