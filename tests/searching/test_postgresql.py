@@ -62,9 +62,7 @@ def server() -> Iterator[str]:
 
 
 # As in test_search_study: the first is slow, and killed in its second trial; the others join it meanwhile.
-SLOW = KILLED.replace("__call__, 3", "__call__, 2").replace(
-    "    return judge", "    import time; time.sleep(4)\n    return judge"
-)
+SLOW = KILLED.replace("    return judge", "    import time; time.sleep(4)\n    return judge")
 WORKER = KILLED.replace("    left -= 1\n", "    import time; time.sleep(0.4)\n")
 
 

@@ -29,7 +29,7 @@ from onnxdecomp.searching.storage import open_storage
 
 __all__ = ["clock", "data", "model"]  # fixtures
 
-# The command line by a clock of its own, killed as its third trial begins.
+# The command line by a clock of its own, killed as its second trial begins.
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -39,7 +39,7 @@ from onnxdecomp.searching import automl, costs, workshop
 clock = test_search.Clock()
 clock.overhead = 1.9e-7
 costs.time_models, workshop.race = clock.time_models, clock.race
-judge, left = automl.Judge.__call__, 3
+judge, left = automl.Judge.__call__, 2
 def killed(*arguments):
     global left
     left -= 1
@@ -90,7 +90,7 @@ def test_a_killed_search_goes_on(
         (tmp_path / "mine.py").write_text(METRIC.format(data=data))
         kind = ("--metric", f"{tmp_path / 'mine.py'}:agreement", "--max-drop", 0.15)
     words = ("search", model, tmp_path / "out.onnx", *kind, "--data", data, "--labels", "classes", *SMALL,
-             "--best-effort", "--trials", 5, "--storage", storage, "--json", report)  # fmt: skip
+             "--best-effort", "--trials", 3, "--storage", storage, "--json", report)  # fmt: skip
     assert process(KILLED, *words, ONNXDECOMP_CACHE=str(tmp_path / "other")) == -signal.SIGKILL
     assert not (tmp_path / "out.onnx").exists()
     begun = study_of(storage)
@@ -98,12 +98,13 @@ def test_a_killed_search_goes_on(
     assert done.code == 0, done
     assert clock.sites == 0
     document = json.loads(report.read_text())
-    assert document["study"]["states"] == {"complete": 5, "fail": 1}
+    assert document["study"]["states"] == {"complete": 3, "fail": 1}
     assert study_of(storage) == begun
     assert document["tried"][0]["sites"] == len(begun["onnxdecomp"]["start"]["plan"]["sites"])
-    again = tmp_path / "again.onnx"
-    assert cli(*words[:2], again, *words[3:]).code == 0
-    assert again.read_bytes() == (tmp_path / "out.onnx").read_bytes()
+    if goal == "--speedup":  # whoever comes late gets the same
+        again = tmp_path / "again.onnx"
+        assert cli(*words[:2], again, *words[3:]).code == 0
+        assert again.read_bytes() == (tmp_path / "out.onnx").read_bytes()
 
 
 def searched(model: Path, data: Path, storage: str, goal: Goal | None = None, **options: Any) -> SearchResult:
@@ -188,6 +189,9 @@ def test_a_search_out_of_time_makes_no_study(model: Path, data: Path, tmp_path: 
 REAL = """
 import sys
 from onnxdecomp.cli import main
+from onnxdecomp.searching import workshop
+from onnxdecomp.timing import Budget
+workshop._TIMING, workshop._VAGUE = Budget(runs=8), 100
 sys.argv = ["onnxdecomp", *sys.argv[2:]]
 main()
 """
