@@ -1,8 +1,7 @@
-"""Rounds of choosing, timing and fitting, until a goal is met or out of reach."""
+"""What a search has found: by its rounds, from a study that others began, by its trials."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -12,6 +11,7 @@ from onnxdecomp.runtime import environment
 from onnxdecomp.searching.contender import Contender
 from onnxdecomp.searching.records import StudyResult
 from onnxdecomp.searching.result import SearchResult
+from onnxdecomp.searching.rounds import LOST, Rounds
 from onnxdecomp.searching.start import Start, named_units
 from onnxdecomp.searching.storage import StorageError
 from onnxdecomp.searching.study import Study
@@ -20,30 +20,10 @@ from onnxdecomp.searching.trying import better_plan
 from onnxdecomp.searching.weighed import Weighed
 from onnxdecomp.searching.weighing import machine_of, open_memory
 from onnxdecomp.searching.workshop import Workshop
-from onnxdecomp.timing import TURNS, Budget
-
-_GLANCE = Budget(runs=TURNS)
-_MOST_ROUNDS = 6
-_MOST_FITS = 5
-# Aimed at is a little more than the goal; a model this much faster than it gives some of that back.
-_MARGIN = 1.02
-_LOOSE = 1.05
-# Likewise for losses: an error of this share of its bound is aimed at, and one above the second is enough.
-_AIM = 0.98
-_CLOSE = 0.95
-# Another fit is not worth its time where it can save less than this share of the sites' costs.
-_WORTH = 0.01
-# Where nothing is known yet of how the goal's loss follows from the outputs' error.
-_FIRST_ERROR = 0.15
-_WIDEST_STEP = 3.0
-# The sites' own times may understate the original's by that much.
-_WIDEST_SCALE = 10.0
-# Names in the memory: the original's time as the sites' times count it, and measured over predicted error.
-_SECONDS, _LOST = "seconds", "lost"
 
 
 class Hunt:
-    """Rounds of choosing, timing and fitting, until the goal is met or out of reach."""
+    """What a search has found so far, and the ways to more."""
 
     def __init__(
         self, task: Task, study: Study | None, weighed: Weighed, notes: Sequence[str], folder: Path
@@ -55,8 +35,8 @@ class Hunt:
         self._folder = folder
         self._memory = open_memory(task)
         self._made = Workshop(task, weighed, folder)
-        self.solution = weighed.solve()
-        self.stopped = False
+        self._rounds = Rounds(task, weighed, self._made, self._memory)
+        self._late = False
         self.interrupted: StoppedError | None = None
         self._found: StudyResult | None = None
 
@@ -69,12 +49,8 @@ class Hunt:
         """Until the goal is met or out of reach; or what a study was begun with."""
         if self._study is not None and self._study.start is not None:
             self._as_begun(self._study.start)
-        elif self._task.goal.kind == "speedup":
-            self._for_speed()
-        elif self._task.goal.bounds_cost:
-            self._for_share()
         else:
-            self._for_loss()
+            self._rounds.run()
 
     def _as_begun(self, start: Start) -> None:
         """The model that a study begins with, fitted here; its times are those of the study."""
@@ -87,7 +63,7 @@ class Hunt:
 
         A search that ran out of time knows too little for others to go on with.
         """
-        if self._study is None or self._study.start is not None or self._late():
+        if self._study is None or self._study.start is not None or self._task.late:
             return True
         self.settle()
         best = self.best
@@ -139,9 +115,9 @@ class Hunt:
             best=best,
             met=best is not None and best.result is not None and best.meets(task.goal),
             tried=tuple(self.tried),
-            solution=self.solution,
+            solution=self._rounds.solution,
             original_seconds=self._made.original_seconds,
-            stopped=self.stopped,
+            stopped=self._late or self._rounds.stopped or self.interrupted is not None,
             interrupted=self.interrupted,
             study=self._found,
             notes=tuple(filter(None, [*self._notes, self._memory.note])),
@@ -150,7 +126,6 @@ class Hunt:
 
     def interrupt(self, stop: StoppedError | KeyboardInterrupt) -> None:
         """No more is done; the best so far is the answer."""
-        self.stopped = True
         self.interrupted = stop if isinstance(stop, StoppedError) else StoppedError()
 
     def settle(self) -> None:
@@ -160,99 +135,17 @@ class Hunt:
             self._made.timed(best)
             best = self.best
         if best is not None and best.error is not None and best.predicted:
-            self._memory.put({_LOST: best.error / best.predicted})
-
-    def _for_speed(self) -> None:
-        """The least loss among models that many times faster, by timing whole models.
-
-        The sites' own times say which model comes next. How long the original takes as they count it,
-        `seconds`, is corrected by what the models before it really saved.
-        """
-        goal, front = self._task.goal.value, self.solution.front
-        start = self._memory.get(_SECONDS) or self._made.time_original(_GLANCE)
-        seconds = start
-        timed: dict[int, tuple[Contender, float]] = {}
-        for _ in range(_MOST_ROUNDS):
-            point = front.within_cost(self.solution.kept_cost - seconds * (1 - 1 / (goal * _MARGIN)))
-            point = 0 if point is None else point
-            if point in timed or (timed and self._late()):
-                break
-            contender = self._made.timed(self._draft(point))
-            timed[point] = contender, seconds
-            found = contender.speedup
-            if found is None or goal <= found.low <= goal * _LOOSE:
-                break
-            saved = self.solution.kept_cost - float(front.costs[point])
-            if saved > 0:
-                seconds = saved / max(1 - 1 / found.low, saved / (_WIDEST_SCALE * start))
-        good = [pair for pair in timed.values() if pair[0].meets(self._task.goal)]
-        best, assumed = (
-            min(good, key=lambda pair: pair[0].predicted)
-            if good
-            else max(timed.values(), key=lambda pair: pair[0].nearness(self._task.goal))
-        )
-        self._memory.put({_SECONDS: assumed})
-        self._made.fitted(best)
-
-    def _for_share(self) -> None:
-        """The least loss among models with that share of the cost, by counting."""
-        goal, front = self._task.goal, self.solution.front
-        total = self._weighed.totals[goal.kind]
-        budget = self.solution.kept_cost - (1 - goal.value) * total
-        for _ in range(_MOST_ROUNDS):
-            point = front.within_cost(budget)
-            contender = self._made.sized(self._draft(0 if point is None else point))
-            if contender.within(goal) or point is None or self._late():
-                contender = self._made.fitted(contender)
-            if contender.result is not None and (contender.within(goal) or point is None or self.stopped):
-                return
-            # What counting did not foresee: nodes, names, biases that the fit adds.
-            budget -= max((contender.reached(goal) or 0.0) - goal.value, 0.0) * total * _MARGIN
-        self._made.fitted(contender)
-
-    def _for_loss(self) -> None:
-        """The fastest model whose measured loss is within the goal, by fitting and measuring models."""
-        goal, front = self._task.goal, self.solution.front
-        wanted = goal.value * _AIM if goal.kind == "max_error" else _FIRST_ERROR
-        error = wanted / (self._memory.get(_LOST) or 1.0)
-        # Points of the front: too lossy up to the one, good from the other on; the last keeps every site.
-        bad, good = -1, len(front.costs) - 1
-        for _ in range(_MOST_FITS):
-            guess = front.within_loss(error**2)
-            point = min(max(bad + 1, 0 if guess is None else guess), good - 1)
-            if point <= bad or (self.tried and self._late()):
-                break
-            contender = self._made.fitted(self._draft(point))
-            if contender.within(goal):
-                good = point
-            else:
-                bad = point
-            left = float(front.costs[good] - front.costs[max(bad, 0)])
-            if left < _WORTH * self.solution.kept_cost or self._close(contender):
-                break
-            error = self._next_error(contender, bad, good)
-
-    def _close(self, contender: Contender) -> bool:
-        """Whether an error is within its bound, and hardly less than that."""
-        goal = self._task.goal
-        return goal.kind == "max_error" and _CLOSE * goal.value <= (contender.error or 0.0) <= goal.value
-
-    def _next_error(self, contender: Contender, bad: int, good: int) -> float:
-        """The predicted error to try next: between what was good and what was not, else a step further."""
-        goal, losses = self._task.goal, self.solution.front.losses
-        if goal.kind == "max_error" and contender.error:
-            step = min(max(_AIM * goal.value / contender.error, 1 / _WIDEST_STEP), _WIDEST_STEP)
-        else:
-            step = 2.0 if contender.within(goal) else 0.5
-        further = contender.predicted * step
-        if bad >= 0 and good < len(losses) - 1 and not losses[good] < further**2 < losses[bad]:
-            return math.sqrt(math.sqrt(losses[bad] * losses[good]))
-        return further
+            self._memory.put({LOST: best.error / best.predicted})
 
     def improve(self) -> None:
         """Trials of the study, which begin with its plan; the best of them is fitted too."""
         task, study = self._task, self._study
-        if study is None or study.start is None or task.samples is None or self._late():
+        if study is None or task.samples is None:
+            return
+        if task.late:
+            self._late = True
+            return
+        if study.start is None:
             return
         try:
             self._found, plan = better_plan(
@@ -270,14 +163,6 @@ class Hunt:
             contender = self._made.timed(contender)
         if task.goal.kind != "speedup" or contender.meets(task.goal):
             self._made.fitted(contender)
-
-    def _late(self) -> bool:
-        self.stopped = self._task.late
-        return self.stopped
-
-    def _draft(self, point: int) -> Contender:
-        """A point of the front."""
-        return self._made.drafted(self.solution.plan(point))
 
     def _cost(self, contender: Contender) -> float:
         return self._weighed.cost(contender.plan)
