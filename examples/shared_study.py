@@ -37,9 +37,8 @@ def main() -> None:
         trials=onnxdecomp.Trials(number=given.trials, storage=given.storage),
     )
     result.save(given.output)
-    if result.study is not None:
-        best = min(result.study.trials, key=lambda trial: (trial.loss is None, trial.loss or 0.0))
-        print(f"{len(result.study.trials)} trials, the best of them number {best.number}: loss {best.loss}")
+    if result.study is not None and result.best is not None:
+        print(f"{len(result.study.trials)} trials of all workers; the best model: {result.best.line()}")
     print(f"wrote {given.output}")
 
 

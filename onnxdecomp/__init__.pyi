@@ -16,6 +16,7 @@ from .errors import OnnxdecompError as OnnxdecompError
 from .errors import OutputError as OutputError
 from .errors import RunError as RunError
 from .errors import StoppedError as StoppedError
+from .errors import StorageError as StorageError
 from .errors import UsageError as UsageError
 from .factors import Ranks as Ranks
 from .factors import Spectrum as Spectrum

@@ -5,6 +5,7 @@
     OnnxdecompError          exit code 2: the command cannot be carried out as given
     ├── ModelError           the input is not an ONNX model, or part of it is missing
     ├── UsageError           an option, rank, plan or regular expression that cannot be obeyed
+    │   └── StorageError     a study's storage cannot be opened, or fails while it is used
     ├── RunError             no runtime here can load or run the model
     ├── MissingExtraError    an optional package is needed and not installed
     ├── OutputError          the output cannot be written; nothing was
@@ -42,6 +43,10 @@ class ModelError(OnnxdecompError):
 
 class UsageError(OnnxdecompError):
     """An option, rank, plan or regular expression that cannot be obeyed."""
+
+
+class StorageError(UsageError):
+    """A study's storage cannot be opened, or fails while it is used."""
 
 
 class RunError(OnnxdecompError):

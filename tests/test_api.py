@@ -132,7 +132,7 @@ def test_importing_needs_neither_onnxruntime_nor_torch_nor_a_backend() -> None:
 
 
 def test_the_tree_of_errors_is_the_one_drawn() -> None:
-    tree = r"^    [├└─ ]*(\w+Error)\s+(?:exit code (\d))?"
+    tree = r"^    [├└─│ ]*(\w+Error)\s+(?:exit code (\d))?"
     drawn = re.findall(tree, errors.__doc__ or "", re.MULTILINE)
     assert {name for name, _ in drawn} == set(ERRORS)
     # What catches the errors of a library must not catch an interruption.

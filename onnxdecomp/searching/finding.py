@@ -28,7 +28,7 @@ def find(task: Task, study: Study | None) -> SearchResult:
         try:
             hunt.run()
             if study is not None and not hunt.begin():
-                # Another process has made the study meanwhile: its figures count.
+                # Another process has begun the study meanwhile: its figures count.
                 hunt = Hunt(task, study, *weigh(task, study), folder)
                 hunt.run()
             hunt.improve()

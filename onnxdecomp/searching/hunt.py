@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 
-from onnxdecomp.errors import StoppedError, UsageError
+from onnxdecomp.errors import StoppedError, StorageError, UsageError
 from onnxdecomp.runtime import environment
 from onnxdecomp.searching.contender import Contender
 from onnxdecomp.searching.records import StudyResult
 from onnxdecomp.searching.result import SearchResult
 from onnxdecomp.searching.rounds import LOST, Rounds
 from onnxdecomp.searching.start import Start, named_units
-from onnxdecomp.searching.storage import StorageError
 from onnxdecomp.searching.study import Study
 from onnxdecomp.searching.task import Task
 from onnxdecomp.searching.trying import better_plan
@@ -59,7 +58,7 @@ class Hunt:
         self._made.fitted(self._made.known(contender, start.speedup))
 
     def begin(self) -> bool:
-        """Make the study with what is known now; False where another process was first.
+        """Begin the study with what is known now; False where another process was first.
 
         A search that ran out of time knows too little for others to go on with.
         """
@@ -144,6 +143,7 @@ class Hunt:
             return
         if task.late:
             self._late = True
+            self._notes.append("time was up before any trial of the study")
             return
         if study.start is None:
             return

@@ -132,8 +132,10 @@ def read_trials(storage: str, study: str | None = None) -> tuple[Trial, ...]:
     with open_storage(storage) as opened, opened.errors():
         optuna = load_optuna()
         names = optuna.get_all_study_names(opened.optuna)
+        if not names:
+            raise UsageError("the storage has no study yet")
         if (study is None and len(names) != 1) or (study is not None and study not in names):
             what = "name one with `study`" if study is None else f"`study` {study} is not among them"
-            raise UsageError(f"the storage has the studies {', '.join(names) or '(none)'}: {what}")
+            raise UsageError(f"the storage has the studies {', '.join(names)}: {what}")
         found = optuna.load_study(study_name=study or names[0], storage=opened.optuna)
         return records_of(found.get_trials(deepcopy=False))

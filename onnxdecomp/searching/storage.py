@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxdecomp.errors import MissingExtraError, UsageError, first_line
+from onnxdecomp.errors import MissingExtraError, OnnxdecompError, StorageError, UsageError, first_line
 
+# The line of a journal that no process is writing any more ends in this.
+_END = b"\n"
 # How often a process says that it is at work on a trial, and how long others wait to hear of it.
 _HEARTBEAT_S, _GRACE_S = 30, 120
 _LOCK_S = 60  # how long one process waits for another to leave an SQLite file
@@ -21,10 +24,6 @@ _USER = re.compile(r"://(.*)@")
 _IN_MEMORY = re.compile(r"sqlite(\+\w+)?:/{2,3}(:memory:)?")
 # The two drivers that each kind of database is reached by most often.
 _DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("pymysql", "mysqldb")}
-
-
-class StorageError(UsageError):
-    """A storage cannot be opened, or fails while it is used."""
 
 
 def load_optuna() -> Any:
@@ -53,12 +52,18 @@ class Storage:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Whatever goes wrong with it inside is a StorageError."""
+        """Whatever goes wrong inside is the storage's: a StorageError."""
         if self.line is None:
             yield
-        else:
+            return
+        try:
             with _named(self.line):
                 yield
+        except OnnxdecompError:
+            raise
+        except Exception as error:
+            # Where a storage fails, Optuna stumbles over itself; what really happened is at the root of it.
+            raise StorageError(f"`storage` {_shown(self.line)}: {_told(_root(error), self.line)}") from error
 
 
 def require_existing(line: str) -> None:
@@ -69,7 +74,8 @@ def require_existing(line: str) -> None:
     """
     path = storage_file(line)
     if path is not None and not path.is_file():
-        raise StorageError(f"`storage` {line}: no such file")
+        what = "this is a folder" if path.is_dir() else "no such file"
+        raise StorageError(f"`storage` {_shown(line)}: {what}")
 
 
 def storage_file(line: str) -> Path | None:
@@ -104,12 +110,14 @@ def open_storage(line: str | None) -> Iterator[Storage]:
             try:
                 yield Storage(line, database)
             finally:
-                with _named(line):
+                # What failed before has been told; there is nothing left to lose.
+                with suppress(importlib.import_module("sqlalchemy.exc").SQLAlchemyError):
                     database.remove_session()
                     database.engine.dispose()
         else:
             raise StorageError(
-                f"`storage` {line}: give a database's URL, as sqlite:///study.db, or journal:study.log"
+                f"`storage` {_shown(line)}: give a database's URL, as sqlite:///study.db, "
+                "or journal:study.log"
             )
     finally:
         optuna.logging.set_verbosity(before)
@@ -135,9 +143,11 @@ def _scheme(line: str) -> str:
 
 
 def _shown(line: str) -> str:
-    """The URL without passwords."""
-    line = _USER.sub(lambda found: f"://{found[1].split(':')[0]}:***@" if ":" in found[1] else found[0], line)
-    return re.sub(r"(passw(?:or)?d=)[^&]*", r"\1***", line, flags=re.IGNORECASE)
+    """The line without passwords, whether it is a URL or was meant to be one."""
+    kind, separator, rest = line.rpartition("://")
+    rest = re.sub(r":.*@", ":***@", rest)
+    rest = re.sub(r"\?.*(passw|secret|token).*", "?***", rest, flags=re.IGNORECASE)
+    return f"{kind}{separator}{rest}"
 
 
 def _secrets(line: str) -> list[str]:
@@ -147,9 +157,17 @@ def _secrets(line: str) -> list[str]:
     return [each for each in (*found, *re.findall(r"passw(?:or)?d=([^&]*)", line, re.IGNORECASE)) if each]
 
 
+def _root(error: BaseException) -> BaseException:
+    """The first of the errors that followed from each other."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
+
+
 def _told(error: BaseException, line: str) -> str:
     """What a driver says, in one line that repeats no password; short ones could stand in any word."""
-    text, secrets = first_line(error), _secrets(line)
+    text = getattr(error, "strerror", None) or first_line(error)
+    secrets = _secrets(line)
     return type(error).__name__ if any(secret in text for secret in secrets) else text
 
 
@@ -169,11 +187,6 @@ def _named(line: str) -> Iterator[None]:
         raise StorageError(f"{what}: {_told(error.__cause__ or error, line)}") from error
     except alchemy.SQLAlchemyError as error:
         raise StorageError(f"{what}: {_told(error, line)}") from error
-    except UnboundLocalError as error:
-        # Optuna's own, where a storage fails as a trial ends; what failed is behind it.
-        if not isinstance(error.__context__, alchemy.SQLAlchemyError | optuna.exceptions.OptunaError):
-            raise
-        raise StorageError(f"{what}: {_told(error.__context__, line)}") from error
 
 
 def _database(line: str) -> Any:
@@ -233,8 +246,25 @@ def _journal(line: str) -> Any:
                 if file.read(10) not in (b"", b'{"op_code"'):
                     raise UsageError(f"{path.name} is not a journal of Optuna's")
         lock = journal.JournalFileOpenLock(str(path))
+        _mend(path, lock)
         return load_optuna().storages.JournalStorage(journal.JournalFileBackend(str(path), lock_obj=lock))
     except (OSError, UsageError) as error:
-        raise StorageError(f"`storage` {line}: {first_line(error)}") from error
+        raise StorageError(f"`storage` {_shown(line)}: {_told(error, line)}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"`storage` {line}: the journal is damaged ({first_line(error)})") from error
+        raise StorageError(
+            f"`storage` {_shown(line)}: the journal is damaged ({first_line(error)}); choose another"
+        ) from error
+
+
+def _mend(path: Path, lock: Any) -> None:
+    """Cut off a last line that a process did not come to the end of: what follows it would be lost too."""
+    if not path.exists() or not os.access(path, os.W_OK):
+        return
+    lock.acquire()  # nobody is writing now
+    try:
+        with path.open("r+b") as file:
+            whole = file.read().rfind(_END) + 1
+            if whole < file.tell():
+                file.truncate(whole)
+    finally:
+        lock.release()

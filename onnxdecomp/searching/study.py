@@ -14,10 +14,10 @@ from onnxdecomp.searching.start import Start
 from onnxdecomp.searching.storage import Storage, load_optuna, open_storage
 from onnxdecomp.searching.task import Trials
 
-# The attribute of a study that is set last, when all else is there.
-_MARK = "onnxdecomp"
-# Between a study's name and its mark lie milliseconds, unless its maker was killed there.
-_WAIT_S = 10.0
+# The attributes of a study: what it is about, and, when all else is there, what it begins with.
+_ASKED, _START = "onnxdecomp", "onnxdecomp start"
+# Two processes may both find that nothing is there yet; after that long they see who wrote last.
+_SETTLE_S = 1.0
 # What to say of a study that was made for something else, by what differs.
 _OTHERS = {
     "format": "by another version of this package",
@@ -72,46 +72,45 @@ class Study:
         return self._storage.errors()
 
     def load(self) -> Any:
-        """The study as Optuna knows it.
-
-        Raises:
-            KeyError: there is none of that name.
-        """
-        return load_optuna().load_study(study_name=self.name, storage=self._storage.optuna)
+        """The study as Optuna knows it, made where there is none."""
+        return load_optuna().create_study(
+            storage=self._storage.optuna,
+            study_name=self.name,
+            directions=["minimize"] * (1 + self._front),
+            load_if_exists=True,
+        )
 
     def begin(self, own: Start) -> Start:
-        """Make the study, begun with `own`; or, where another process was first, with what that one measured.
+        """Begin the study with `own`; or, where another process was first, with what that one measured.
 
         Raises:
             StorageError: the storage fails.
             UsageError: as when it was opened.
         """
-        optuna, directions = load_optuna(), ["minimize"] * (1 + self._front)
         with self.errors():
-            try:
-                study = optuna.create_study(
-                    storage=self._storage.optuna, study_name=self.name, directions=directions
-                )
-            except optuna.exceptions.DuplicatedStudyError:
-                self._await(own.machine)
-                study = self.load()
-            if self.start is None:  # this process made it, or its maker was killed before it said anything
-                self._write(study, own)
-        return self.start or own
+            self._look(own.machine)
+            if self.start is None:
+                self._write(own)
+                if self._storage.line is not None:
+                    time.sleep(_SETTLE_S)
+                self._look(own.machine)
+        if self.start is None or self.start.token == own.token:
+            self.start = own
+        return self.start
 
     def _look(self, machine: Mapping[str, Any] | None) -> None:
-        """Learn what the study was begun with, if it was."""
-        try:
-            study = self.load()
-        except KeyError:
-            return
+        """Claim the study, if nobody has, and learn what it was begun with, if it was."""
+        study = self.load()
         known = study.user_attrs
-        if _MARK not in known:
+        if _ASKED not in known:
             if study.get_trials(deepcopy=False) or len(study.directions) != 1 + self._front:
                 raise UsageError(f"study {self.name} was not made by `search`; choose another `study`")
+            study.set_user_attr(_ASKED, self._asked)
             return
-        self._require_same(known[_MARK]["asked"])
-        head = known[_MARK]["start"]
+        self._require_same(known[_ASKED])
+        if _START not in known:
+            return
+        head = known[_START]
         start = Start.of(head, [known[_key(head["token"], i)] for i in range(head["units"])])
         if start.machine is not None and start.machine != machine:
             theirs, ours = (", ".join(map(_said, each.values())) for each in (start.machine, machine or {}))
@@ -127,19 +126,11 @@ class Study:
                 what = _OTHERS[name].format(theirs=_said(theirs.get(name)), ours=_said(ours))
                 raise UsageError(f"study {self.name} was made {what}; choose another `study`")
 
-    def _await(self, machine: Mapping[str, Any] | None) -> None:
-        end = time.monotonic() + _WAIT_S
-        self._look(machine)
-        while self.start is None and time.monotonic() < end:
-            time.sleep(0.1)
-            self._look(machine)
-
-    def _write(self, study: Any, own: Start) -> None:
-        head, units = own.to_attributes()
+    def _write(self, own: Start) -> None:
+        study, (head, units) = self.load(), own.to_attributes()
         for i, figures in enumerate(units):
             study.set_user_attr(_key(own.token, i), figures)
-        study.set_user_attr(_MARK, {"asked": self._asked, "start": head})
-        self.start = own
+        study.set_user_attr(_START, head)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxdecomp.arguments import verified
@@ -36,7 +36,7 @@ class Trials:
     """
 
     number: int = 0
-    storage: str | None = None
+    storage: str | None = field(default=None, repr=False)  # it may hold a password
     study: str | None = None
 
     def __post_init__(self) -> None:

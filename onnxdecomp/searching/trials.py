@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from onnxdecomp.errors import StoppedError, UsageError
+from onnxdecomp.errors import StoppedError, StorageError, UsageError
 from onnxdecomp.planning import Plan
 from onnxdecomp.progress import Progress, ProgressEvent, silent
 from onnxdecomp.searching.levels import Evaluate, Levels, PrunedError, Scored, Space
@@ -46,7 +46,7 @@ def run_trials(
 ) -> StudyResult:
     """Try levels until the study has as many finished trials, or time is up.
 
-    Levels that the study has scored before are not evaluated again. Processes that share a study may
+    Plans that the study has scored before are not evaluated again. Processes that share a study may
     together finish a trial more than asked for each, never fewer. A trial that others have given up, as after
     a process slept, is left to them: this process goes on with the next.
 
@@ -73,21 +73,21 @@ def run_trials(
         if not fits or levels.keys() != space.modules.keys():
             raise UsageError("the levels to try first are not of the modules that are searched")
     optuna = load_optuna()
-    with study.errors():
+    failures: list[BaseException] = []
+    with _carried(failures), study.errors():
         opened = study.load()
         opened.sampler = _sampler(optuna, seed, trials, front)
         opened.pruner = optuna.pruners.NopPruner() if front else optuna.pruners.MedianPruner()
-        work = _Work(opened, space, evaluate, plan_at, budget, front)
+        work = _Work(opened, space, evaluate, plan_at, budget, front, failures)
         stopped = None
         try:
             _fail_dead(opened)
             if _finished(opened) < trials:
                 _enqueue(opened, seeds)
-            progress(ProgressEvent(_STAGE, 0, trials))
             while (done := _finished(opened)) < trials and (deadline is None or time.monotonic() < deadline):
                 progress(ProgressEvent(_STAGE, done, trials))
                 work.one_trial()
-            progress(ProgressEvent(_STAGE, trials, trials))
+            progress(ProgressEvent(_STAGE, min(done, trials), trials))
             _await_others(opened, deadline)
         except (StoppedError, KeyboardInterrupt) as error:
             stopped = error
@@ -142,6 +142,17 @@ def _enqueue(study: Any, seeds: Sequence[Levels]) -> None:
             study.enqueue_trial(dict(levels), user_attrs={"seed": True})
 
 
+@contextmanager
+def _carried(failures: Sequence[BaseException]) -> Iterator[None]:
+    """What judging raised is raised as it is, whatever was made of it on the way."""
+    try:
+        yield
+    except StorageError:
+        if failures:
+            raise failures[0] from None
+        raise
+
+
 class _GivenUpError(Exception):
     """Others took this process for dead and gave up its trial."""
 
@@ -156,28 +167,21 @@ class _Work:
     plan_at: Callable[[Levels], Plan]
     budget: float | None
     front: bool
+    failures: list[BaseException]
 
     def one_trial(self) -> None:
         optuna = load_optuna()
         trials: list[Any] = []
-        failure: BaseException | None = None
 
         def objective(trial: Any) -> float | tuple[float, float]:
-            nonlocal failure
             trials.append(trial)
-            try:
-                return self._scored(trial)
-            except (_GivenUpError, optuna.TrialPruned):
-                raise
-            except BaseException as error:
-                failure = error
-                raise
+            return self._scored(trial)
 
         try:
             self.study.optimize(objective, n_trials=1)
         except (_GivenUpError, ValueError, optuna.exceptions.UpdateFinishedTrialError):
             # What Optuna raises where others gave the trial up depends on how far it had come.
-            if failure is not None or not (trials and self._is_over(trials[0])):
+            if self.failures or not (trials and self._is_over(trials[0])):
                 raise
         except BaseException:
             for trial in trials:
@@ -197,7 +201,8 @@ class _Work:
             trial.set_user_attr("worker", this_worker())
             modules = self.space.modules.items()
             levels = {name: trial.suggest_int(name, 0, number - 1) for name, number in modules}
-            trial.set_user_attr("plan", self.plan_at(levels).to_dict())
+            plan = self.plan_at(levels).to_dict()
+            trial.set_user_attr("plan", plan)
 
         def report(step: int, loss: float) -> bool:
             if self.front or trial.user_attrs.get("seed"):
@@ -206,12 +211,17 @@ class _Work:
                 trial.report(loss, step)
             return bool(trial.should_prune())
 
-        found = _known(self.study, levels)
+        found = _known(self.study, plan)
         if found is None:
             try:
                 found = self.evaluate(levels, report)
             except PrunedError as error:
                 raise optuna.TrialPruned from error
+            except _GivenUpError:
+                raise
+            except BaseException as error:
+                self.failures.append(error)
+                raise
         loss, cost = (math.inf if math.isnan(value) else float(value) for value in (found.loss, found.cost))
         with _giving_up():
             trial.set_user_attr("cost", cost)
@@ -229,8 +239,9 @@ def _giving_up() -> Iterator[None]:
         raise _GivenUpError from error
 
 
-def _known(study: Any, levels: Levels) -> Scored | None:
+def _known(study: Any, plan: Mapping[str, Any]) -> Scored | None:
+    """What a plan came to before; other levels may stand for the same."""
     for trial in study.get_trials(deepcopy=False, states=(_states().COMPLETE,)):
-        if trial.params == levels and "cost" in trial.user_attrs:
+        if trial.user_attrs.get("plan") == plan and "cost" in trial.user_attrs:
             return Scored(trial.values[0], trial.user_attrs["cost"])
     return None

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from onnxdecomp.errors import StoppedError, UsageError
+from onnxdecomp.errors import StoppedError, StorageError, UsageError
 from onnxdecomp.factors import Ranks
 from onnxdecomp.planning import Choice, Plan
 from onnxdecomp.searching import read_trials, trials
@@ -25,8 +25,9 @@ from onnxdecomp.searching.figures import Figures
 from onnxdecomp.searching.levels import Levels, PrunedError, Scored, Space, Tell
 from onnxdecomp.searching.records import StudyResult
 from onnxdecomp.searching.start import Start
-from onnxdecomp.searching.storage import StorageError, open_storage
+from onnxdecomp.searching.storage import open_storage
 from onnxdecomp.searching.study import Study
+from onnxdecomp.searching.task import Trials
 from onnxdecomp.searching.trials import run_trials
 from onnxdecomp.searching.workers import is_dead, this_worker
 from onnxdecomp.timing import Speedup
@@ -337,8 +338,13 @@ def test_figures_are_kept_to_the_last_bit(line: str, tmp_path: Path) -> None:
     }
 
 
-def test_the_first_to_make_a_study_says_what_counts(tmp_path: Path) -> None:
-    """Two processes that found no study, and measured both."""
+@pytest.fixture(autouse=True)
+def _no_settling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "_SETTLE_S", 0)
+
+
+def test_the_first_to_begin_a_study_says_what_counts(tmp_path: Path) -> None:
+    """Two processes that found none, and measured both."""
     with open_storage(STORAGES[0].format(tmp_path)) as storage:
         one, other = (Study(storage, "s", ASKED) for _ in range(2))
         first = one.begin(start(notes=("first",)))
@@ -349,15 +355,33 @@ def test_the_first_to_make_a_study_says_what_counts(tmp_path: Path) -> None:
 def test_a_study_whose_maker_was_killed_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between making the study and saying what it is about."""
+    """Between making the study and saying what it is about, and before it was begun."""
     optuna = pytest.importorskip("optuna")
-    monkeypatch.setattr(studies, "_WAIT_S", 0.2)
     with open_storage(STORAGES[0].format(tmp_path)) as storage:
         optuna.create_study(storage=storage.optuna, study_name="s")
         own = start()
+        assert Study(storage, "s", ASKED).start is None
         assert Study(storage, "s", ASKED).begin(own) is own
         found = Study(storage, "s", ASKED).start
     assert found is not None and found.token == own.token
+
+
+def test_a_study_is_claimed_before_it_is_begun(tmp_path: Path) -> None:
+    """Who asks for something else under the same name hears of it while the first is still measuring."""
+    with open_storage(STORAGES[1].format(tmp_path)) as storage:
+        Study(storage, "s", ASKED)
+        with pytest.raises(UsageError, match="not `speedup` 3"):
+            Study(storage, "s", ASKED | {"goal": "`speedup` 3"})
+
+
+def test_two_that_begin_in_the_same_moment_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have seen that nothing is there; the one that writes last counts for both."""
+    with open_storage(STORAGES[0].format(tmp_path)) as storage:
+        one, other = (Study(storage, "s", ASKED) for _ in range(2))
+        late = start(notes=("late",))
+        monkeypatch.setattr(studies, "_SETTLE_S", 1)
+        monkeypatch.setattr(studies.time, "sleep", lambda seconds: other._write(late))
+        assert one.begin(start(notes=("early",))).token == late.token
 
 
 def test_every_trial_keeps_its_plan(tmp_path: Path) -> None:
@@ -492,18 +516,68 @@ def test_an_error_of_the_same_kind_is_not_taken_for_that(tmp_path: Path) -> None
         run(fail, storage=STORAGES[0].format(tmp_path))
 
 
-def test_a_storage_that_fails_on_the_way_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("how", ["overwritten", "removed"])
+def test_a_storage_that_fails_on_the_way_is_one_line(how: str, storage: str, tmp_path: Path) -> None:
     def vanish(levels: Levels, report: Tell) -> Scored:
-        (tmp_path / "study.db").write_bytes(b"no database any more" * 100)
+        for file in (tmp_path / "study.db", tmp_path / "study.log"):
+            if file.exists() and how == "overwritten":
+                file.write_bytes(b"no database any more" * 100)
+            elif file.exists():
+                file.unlink()
         return score(levels, report)
 
-    with pytest.raises(StorageError, match="`storage` sqlite:///") as failure:
-        run(vanish, storage=STORAGES[0].format(tmp_path))
+    with pytest.raises(StorageError, match="`storage` ") as failure:
+        run(vanish, storage=storage.format(tmp_path))
     assert "\n" not in str(failure.value)
 
 
 # Storages
 # --------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sqlite+pysqlcipher://:s3cret@/f.db",
+        "postgresql+psycopg:/me:s3cret@h/db",
+        "postgresql+psycopg:me:s3cret@h/db",
+        "//me:s3cret@h/db",
+        "me:s3cret@h/db",
+        "redis:me:s3cret@h",
+        "journal:redis://me:s3cret@h",
+        "postgresql+psycopg://h:1/db?options=-c%20password%3Ds3cret",
+    ],
+)
+def test_no_password_is_shown_however_a_url_is_mistyped(line: str) -> None:
+    for use in (lambda: run(storage=line), lambda: read_trials(line)):
+        with pytest.raises(StorageError, match="`storage`") as refusal:
+            use()
+        assert "s3cret" not in str(refusal.value)
+    assert "s3cret" not in repr(Trials(number=3, storage=line))
+
+
+def test_a_torn_line_of_a_journal_costs_that_line_alone(tmp_path: Path) -> None:
+    """As after a full disk, or a crash of the machine."""
+    line = STORAGES[1].format(tmp_path)
+    assert run(storage=line, trials=4).states == {"complete": 4}
+    journal = tmp_path / "study.log"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    assert len(read_trials(line)) == 4
+    assert run(storage=line, trials=6).states["complete"] == 6
+    assert read_trials(line) == run(storage=line, trials=6).trials
+
+
+def test_levels_of_the_same_plan_are_not_evaluated_again() -> None:
+    tried: list[Levels] = []
+
+    def watch(levels: Levels, report: Tell) -> Scored:
+        tried.append(levels)
+        return score(levels, report)
+
+    same = Plan({"a": Choice("svd", Ranks(8, 8))})
+    assert run(watch, trials=6, plan_at=lambda levels: same).states == {"complete": 6}
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize(
