@@ -562,3 +562,11 @@ def test_debug_shows_the_whole_message_and_where_it_came_from(cli: Cli, small: P
     assert "Convolve" * 100 not in short.refusal()
     assert whole.code == 2 and whole.besides.startswith("Traceback") and "Convolve" * 100 in whole.err
     assert whole.err.endswith(short.besides)
+
+
+def test_completion_is_that_of_the_installed_command_however_it_is_asked_for() -> None:
+    without = ["env", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION=1"]
+    words = ("--show-completion", "bash")
+    installed = spawn(*without, Path(sys.executable).with_name("onnxdecomp"), *words)
+    assert "_ONNXDECOMP_COMPLETE=" in installed.out
+    assert spawn(*without, sys.executable, "-m", "onnxdecomp", *words) == installed
