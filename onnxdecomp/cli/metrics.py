@@ -31,8 +31,8 @@ def read_metric(
     lower_is_better: Annotated[
         bool, option(GOAL, "--lower-is-better", help="Of that figure, as of an error.")
     ] = False,
-) -> Metric | None:
-    """The metric, None without `--metric`.
+) -> tuple[Metric | None, set[Path]]:
+    """The metric, None without `--metric`, and the files that it is read of.
 
     Raises:
         UsageError: it cannot be loaded.
@@ -40,7 +40,7 @@ def read_metric(
     if metric is None:
         if lower_is_better:
             raise UsageError("--lower-is-better speaks of a metric: name it with --metric FILE.py:FUNCTION")
-        return None
+        return None, set()
     file, colon, name = metric.rpartition(":")
     if not colon or not name.isidentifier() or not Path(file).is_file():
         raise UsageError(f"--metric {metric}: write FILE.py:FUNCTION, a file of Python and a function in it")
@@ -52,7 +52,7 @@ def read_metric(
             return function(*values)
 
     try:
-        return onnxdecomp.Metric(called, lower_is_better, name)
+        return onnxdecomp.Metric(called, lower_is_better, name), {Path(file).resolve()}
     except UsageError as error:
         raise UsageError(f"--metric {metric}: the function must take one argument, a loaded model") from error
 

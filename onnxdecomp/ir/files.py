@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from onnxdecomp.arguments import PathLike
@@ -109,12 +109,8 @@ def require_target(target: Path, keep: set[Path], *, device: bool = False) -> No
     with explained(target):
         if target.is_dir():
             raise UsageError(f"{target} is a folder; name a file")
-        exists = target.exists()
-        if target.resolve() in keep or (exists and any(k.exists() and target.samefile(k) for k in keep)):
-            raise UsageError(
-                f"{target} belongs to the input, which is never overwritten; choose another output name"
-            )
-        if exists and (not target.is_file() or _is_stdout(target)):
+        require_apart(target, keep)
+        if target.exists() and (not target.is_file() or _is_stdout(target)):
             if device:
                 return
             raise UsageError(f"{target} is no regular file; a model cannot go there")
@@ -123,6 +119,26 @@ def require_target(target: Path, keep: set[Path], *, device: bool = False) -> No
         if not os.access(target.parent, os.W_OK):
             raise OutputError(
                 f"cannot write {target}: the folder {target.parent} is read-only; choose another"
+            )
+
+
+def require_apart(target: Path, keep: Iterable[Path], owner: str = "the input") -> None:
+    """Refuse to write over a file that is needed.
+
+    Args:
+        target: the file to write; it need not exist.
+        keep: files that must not be overwritten, resolved; nor need they.
+        owner: what these are, in the message.
+
+    Raises:
+        UsageError: it is one of them, by whatever name.
+        OutputError: it cannot be looked at.
+    """
+    with explained(target):
+        exists = target.exists()
+        if any(target.resolve() == k or (exists and k.exists() and target.samefile(k)) for k in keep):
+            raise UsageError(
+                f"{target} belongs to {owner}, and is never overwritten; choose another output name"
             )
 
 

@@ -283,7 +283,7 @@ def test_the_input_is_never_overwritten(cli: Cli, small: Path, link: str, option
     places = ["out.onnx", option, target] if option else [target]
     with untouched(small.parent):
         outcome = cli("rewrite", source, *places, *RANK)
-        assert f"{target} belongs to the input, which is never overwritten" in outcome.refusal()
+        assert f"{target} belongs to the input, and is never overwritten" in outcome.refusal()
 
 
 @pytest.mark.parametrize("option", ["", "--json", "--save-plan"])
@@ -311,9 +311,9 @@ def test_the_labels_are_input_too(cli: Cli, small: Path, name: str) -> None:
     with untouched(small.parent):
         for places in ([name], ["out.onnx", "--json", name]):
             refused = cli("rewrite", "in.onnx", *places, *RANK, *given).refusal()
-            assert f"{name} belongs to the input" in refused
+            assert f"{name} belongs to the labels" in refused
         refused = cli("search", "in.onnx", "out.onnx", "--macs", 0.5, "--json", name, *given).refusal()
-        assert f"{name} belongs to the input" in refused
+        assert f"{name} belongs to the labels" in refused
 
 
 def test_the_samples_and_the_plan_are_input_too(cli: Cli, small: Path) -> None:
@@ -321,9 +321,26 @@ def test_the_samples_and_the_plan_are_input_too(cli: Cli, small: Path) -> None:
     np.savez("samples.npz", x=nets.signal(1, 16, 8, 8))
     with untouched(small.parent):
         for_plan = cli("rewrite", "in.onnx", "out.onnx", "--plan", "plan.json", "--json", "plan.json")
-        assert "plan.json" in for_plan.refusal()
+        assert "plan.json belongs to the plan" in for_plan.refusal()
         both = ("--data", "samples.npz", "--json", "samples.npz")
-        assert "samples.npz" in cli("compare", "in.onnx", "in.onnx", *both).refusal()
+        refused = cli("compare", "in.onnx", "in.onnx", *both).refusal()
+        assert "samples.npz belongs to the samples" in refused
+
+
+@pytest.mark.parametrize("file", ["study.onnx", "study.onnx.data", "mine.py"])
+@pytest.mark.parametrize("option", ["", "--json", "--save-plan"])
+@pytest.mark.parametrize("storage", ["sqlite:///", "journal:"])
+def test_what_a_search_lives_on_is_no_place_for_its_output(
+    cli: Cli, small: Path, storage: str, option: str, file: str
+) -> None:
+    """A storage need not be there yet, and may have the name of the model's data."""
+    Path("mine.py").write_text("def f(model): return 1.0\n")
+    study, owner = ("study.onnx", "the metric") if file == "mine.py" else (file, "the study's storage")
+    places = ["out.onnx", option, file] if option else [file.removesuffix(".data")]
+    given = ("--macs", 0.5, "--trials", 1, "--storage", f"{storage}{study}", "--metric", "mine.py:f")
+    with untouched(small.parent):
+        refused = cli("search", "in.onnx", *places, *given).refusal()
+    assert f"{file} belongs to {owner}, and is never overwritten" in refused
 
 
 @pytest.mark.parametrize("output", ["nowhere/out.onnx", "in.onnx/out.onnx", "folder", ".", "", "x" * 300])

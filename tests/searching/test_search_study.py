@@ -256,7 +256,7 @@ def test_a_model_can_be_made_of_any_trial(model: Path, data: Path, tmp_path: Pat
         ),
         (("--trial", 0), "--trial and --save-plan belong together"),
         (("--study", "t"), "--study t is not among them"),
-        (("--json", "study.db"), "belongs to the input"),
+        (("--json", "study.db"), "belongs to the study's storage"),
     ],
 )
 def test_trials_that_cannot_be_told(
