@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from onnxdecomp.arguments import PathLike
-from onnxdecomp.errors import OutputError, UsageError
+from onnxdecomp.errors import OutputError, UsageError, first_line
 from onnxdecomp.stopping import uninterrupted
 
 _HINTS = {
@@ -75,6 +75,23 @@ def write_file(path: Path, write: Callable[[Path], object], keep: set[Path]) -> 
             (scratch / path.name).replace(path)
 
 
+def make_scratch(prefix: str = ".onnxdecomp-", beside: Path | None = None) -> Path:
+    """A new folder, for the caller to remove.
+
+    Args:
+        prefix: what its name begins with.
+        beside: where to make it; None is where the system keeps temporary files.
+
+    Raises:
+        OutputError: it cannot be made there.
+    """
+    if beside is None:
+        with explained(Path("temporary files")):  # where no folder will do
+            beside = Path(tempfile.gettempdir())
+    with explained(beside):
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
+
+
 @contextlib.contextmanager
 def scratch_folder(prefix: str = ".onnxdecomp-", beside: Path | None = None) -> Iterator[Path]:
     """A folder that is gone after the block, whole, whatever ends it: a signal too, and one more after it.
@@ -82,11 +99,14 @@ def scratch_folder(prefix: str = ".onnxdecomp-", beside: Path | None = None) -> 
     Args:
         prefix: what its name begins with.
         beside: where to make it; None is where the system keeps temporary files.
+
+    Raises:
+        OutputError: it cannot be made there.
     """
     scratch: Path | None = None
     try:
         with uninterrupted():
-            scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
+            scratch = make_scratch(prefix, beside)
         yield scratch
     finally:
         with uninterrupted():
@@ -160,9 +180,10 @@ def require_distinct(*targets: Path | None) -> None:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors into one line that names the output."""
+    """Turn the operating system's errors into one line that names the output or a folder."""
     try:
         yield
     except OSError as error:
         hint = _HINTS.get(error.errno or 0, "see the system's message")
-        raise OutputError(f"cannot write {path}: {error.strerror}; nothing was written; {hint}") from error
+        what = error.strerror or first_line(error)  # libraries raise some without a number
+        raise OutputError(f"cannot write {path}: {what}; nothing was written; {hint}") from error

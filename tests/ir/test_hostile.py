@@ -487,3 +487,63 @@ def test_real_storage_that_fails(tmp_path: Path, limit: str, says: str, external
         outcome = mounted(f'{limit}; "$@"; code=$?; ls -A full; exit $code', *command(*arguments))
     assert says in outcome.refusal()
     assert "full" not in outcome.out.split("\n")[-2:] and not outcome.out.endswith("out.onnx\n")
+
+
+FITTED = {
+    "rewrite": ("rewrite", "in.onnx", "full/out.onnx", *RANK),
+    "search": ("search", "in.onnx", "full/out.onnx", "--macs", "0.5", "--cost", "macs"),
+}
+
+
+@pytest.fixture
+def samples(
+    small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, ...]:
+    """Beside the small model, samples whose activations take half a megabyte."""
+    monkeypatch.setenv("ONNXDECOMP_CACHE", str(tmp_path_factory.mktemp("cache")))
+    np.savez("samples.npz", x=nets.signal(64, 16, 8, 8))
+    return ("--data", "samples.npz", "--samples", "48")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts and limits as Linux has them")
+@pytest.mark.parametrize("size", ["4k", "64k", "300k"])
+@pytest.mark.parametrize("name", FITTED)
+def test_a_disk_that_is_full_while_factors_are_fitted(
+    small: Path, samples: tuple[str, ...], name: str, size: str
+) -> None:
+    """Whatever the first file is that it cannot take."""
+    Path("full").mkdir()
+    script = f'mount -t tmpfs -o size={size} none full; "$@"; code=$?; ls -A full; exit $code'
+    with untouched(small.parent):
+        outcome = mounted(script, *command(*FITTED[name], *samples))
+    assert "cannot write full" in outcome.refusal() and os.strerror(errno.ENOSPC) in outcome.refusal()
+    assert not outcome.out
+
+
+@pytest.mark.parametrize("place", ["tempfile.mkdtemp", "numpy.save", "numpy.savez", "os.fsync"])
+def test_scratch_files_of_a_study_that_cannot_be_written(
+    cli: Cli, small: Path, samples: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """NumPy raises some errors without a number."""
+    pytest.importorskip("optuna")
+    Path("full").mkdir()
+
+    def failing(*arguments: Any, **options: Any) -> None:
+        raise OSError("10752 requested and 5088 written")
+
+    monkeypatch.setattr(place, failing)
+    with untouched(small.parent):
+        message = cli(*FITTED["search"], *samples, "--trials", "1").refusal()
+    assert "cannot write full" in message and "10752 requested and 5088 written" in message
+
+
+def test_where_no_folder_will_do_for_temporary_files(
+    cli: Cli, small: Path, samples: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", failing)
+    with untouched(small.parent):
+        message = cli("rewrite", "in.onnx", "--dry-run", *RANK, *samples).refusal()
+    assert "cannot write temporary files: No usable temporary directory" in message
