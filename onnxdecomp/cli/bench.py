@@ -123,11 +123,11 @@ def bench(
 
 def _show(found: BenchResult, missing: Sequence[str], samples: Samples | None, console: Console) -> None:
     for line in missing:
-        console.print(f"left out: {line}", soft_wrap=True)
+        console.print(f"left out: {line}")
     if found.cells:
         what = f"samples of {samples.path}" if samples else "random inputs"
         cpu, version = found.environment["cpu"], found.environment["onnxruntime"]
-        console.print(f"{cpu}, ONNX Runtime {version}, {what}", soft_wrap=True)
+        console.print(f"{cpu}, ONNX Runtime {version}, {what}")
     for cell in found.cells:
         console.print(show.cell_view(cell))
     if found.layers is not None:

@@ -202,9 +202,9 @@ def _conclude(result: Result, output: Path, console: Console) -> None:
     if result.check is None:
         raise ValueError("the result was not judged")
     if result.quality is None:
-        console.print(show.check_view(result.check), soft_wrap=True)
-        console.print(UNVERIFIED, soft_wrap=True)
+        console.print(show.check_view(result.check))
+        console.print(UNVERIFIED)
     else:
-        console.print(show.check_line(result.check), soft_wrap=True)
-        console.print(show.quality_view(result.quality), soft_wrap=True)
+        console.print(show.check_line(result.check))
+        console.print(show.quality_view(result.quality))
     console.print(f"\nwrote {output}", soft_wrap=True)

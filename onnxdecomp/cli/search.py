@@ -150,7 +150,7 @@ def search(
 
 def _conclude(found: SearchResult, verdict: Check, output: Path, console: Console) -> None:
     """Say what was written, and what is not promised of it."""
-    console.print(show.check_line(verdict), soft_wrap=True)
+    console.print(show.check_line(verdict))
     if found.best is None or (found.best.quality is None and found.best.score is None):
         console.print("\naccuracy is unverified: losses are those of the weights; --data PATH measures them")
     if not found.timed:
