@@ -61,7 +61,8 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     previous = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
-        code = app(standalone_mode=False)
+        # The name of the program as installed, which completion calls: not `python -m onnxdecomp`.
+        code = app(prog_name="onnxdecomp", standalone_mode=False)
         finish(sys.stdout)
         sys.exit(code)
     except (Exception, StoppedError) as error:

@@ -24,7 +24,7 @@ from onnxdecomp.cli.options import (
 )
 from onnxdecomp.cli.parsing import MOST_ALONG, MOST_THREADS, parse_counts, parse_input_shapes, parse_options
 from onnxdecomp.cli.reading import reads
-from onnxdecomp.cli.samples import SampleOptions, read_inputs
+from onnxdecomp.cli.samples import SampleOptions, files_of, read_inputs
 from onnxdecomp.cli.targets import Targets
 from onnxdecomp.cli.telling import Voice, read_voice
 from onnxdecomp.errors import StoppedError
@@ -98,8 +98,8 @@ def bench(
     settings, missing = places
     loaded = {path: ir.load(path) for path in dict.fromkeys(models)}
     samples = inputs.draw(loaded[models[0]])
-    keep = {file for each in loaded.values() for file in each.files()}
-    targets = Targets(keep | (samples.sources() if samples else set()), json_file, csv_file, plot)
+    keep = {"the input": {file for each in loaded.values() for file in each.files()}}
+    targets = Targets(keep | files_of(samples), json_file, csv_file, plot)
     if plot is not None:
         show.require_plot(plot)
     with voice.progress() as progress:
@@ -123,11 +123,11 @@ def bench(
 
 def _show(found: BenchResult, missing: Sequence[str], samples: Samples | None, console: Console) -> None:
     for line in missing:
-        console.print(f"left out: {line}", soft_wrap=True)
+        console.print(f"left out: {line}")
     if found.cells:
         what = f"samples of {samples.path}" if samples else "random inputs"
         cpu, version = found.environment["cpu"], found.environment["onnxruntime"]
-        console.print(f"{cpu}, ONNX Runtime {version}, {what}", soft_wrap=True)
+        console.print(f"{cpu}, ONNX Runtime {version}, {what}")
     for cell in found.cells:
         console.print(show.cell_view(cell))
     if found.layers is not None:

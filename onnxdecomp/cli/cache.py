@@ -22,7 +22,7 @@ def cache(
 
     It lies in $ONNXDECOMP_CACHE, else in $XDG_CACHE_HOME/onnxdecomp, else in ~/.cache/onnxdecomp.
     """
-    targets = Targets([], json_file)
+    targets = Targets({}, json_file)
     found = onnxdecomp.clear_cache() if clear else onnxdecomp.inspect_cache()
     targets.json(json_file, found.to_dict)
     targets.console(Voice()).print(show.cache_view(found, removed=clear))

@@ -12,7 +12,7 @@ from onnxdecomp import ir, show
 from onnxdecomp.cli.options import Debug, InputShape, JsonFile
 from onnxdecomp.cli.parsing import parse_input_shapes
 from onnxdecomp.cli.reading import reads
-from onnxdecomp.cli.samples import SampleOptions, read_drawn
+from onnxdecomp.cli.samples import SampleOptions, files_of, read_drawn
 from onnxdecomp.cli.targets import Targets
 from onnxdecomp.cli.telling import Voice, read_voice
 from onnxdecomp.progress import stage
@@ -33,8 +33,8 @@ def compare(
     reference = ir.load(a)
     drawn = samples.draw(reference)
     judged = ir.load(b)
-    keep = reference.files() | judged.files() | (drawn.sources() if drawn else set())
-    targets = Targets(keep, json_file)
+    keep = {"the input": reference.files() | judged.files()}
+    targets = Targets(keep | files_of(drawn), json_file)
     shapes = parse_input_shapes(input_shape)
     with targets.accounted():
         with voice.progress() as progress, stage("comparing", progress):

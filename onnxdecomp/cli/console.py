@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
 import os
+import sys
+from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from onnxdecomp.errors import OutputError
@@ -85,6 +89,30 @@ def printing(stream: TextIO) -> TextIO:
         errors=stream.errors,
         line_buffering=stream.line_buffering or stream.write_through,
     )
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """Let what others print in the block, libraries in C and child processes too, go to standard error."""
+    try:
+        output, errors = sys.stdout.fileno(), sys.stderr.fileno()
+    except (OSError, ValueError):  # no files
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    finish(sys.stdout)
+    with contextlib.ExitStack() as stack:
+        kept = os.dup(output)
+        stack.callback(os.close, kept)
+        stack.callback(os.dup2, kept, output)
+        # What they print is theirs to the last, whoever holds it until then.
+        if os.name == "posix":
+            stack.callback(ctypes.CDLL(None).fflush, None)
+        if sys.__stdout__ is not None:
+            stack.callback(finish, sys.__stdout__)
+        os.dup2(errors, output)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
 
 
 def finish(stream: TextIO) -> None:

@@ -45,7 +45,7 @@ def inspect(
     """List every Conv, its cost, and how it can be decomposed."""
     policy = onnxdecomp.Policy(min_channels=min_channels, linear=linear)
     source = ir.load(model)
-    targets = Targets(source.files(), json_file, plot)
+    targets = Targets({"the input": source.files()}, json_file, plot)
     if plot is not None:
         show.require_plot(plot)
     with targets.accounted(), voice.progress() as progress:

@@ -25,7 +25,7 @@ from onnxdecomp.cli.options import (
 )
 from onnxdecomp.cli.parsing import MOST_THREADS, parse_input_shapes
 from onnxdecomp.cli.reading import read_policy, reads
-from onnxdecomp.cli.samples import SampleOptions, read_dealt
+from onnxdecomp.cli.samples import SampleOptions, files_of, read_dealt
 from onnxdecomp.cli.targets import Targets
 from onnxdecomp.cli.telling import Voice, read_voice
 from onnxdecomp.errors import UsageError
@@ -129,9 +129,11 @@ def rewrite(
     shapes = parse_input_shapes(input_shape)
     source = ir.load(model)
     sets = samples.deal(source)
-    keep = source.files() | ({ranks.plan.resolve()} if ranks.plan is not None else set())
-    keep |= sets.sources() if sets is not None else set()
-    targets = Targets(keep, save_plan, json_file, model=output)
+    keep = {
+        "the input": source.files(),
+        "the plan": {ranks.plan.resolve()} if ranks.plan is not None else set(),
+    }
+    targets = Targets(keep | files_of(sets), save_plan, json_file, model=output)
     plan = ranks.load_plan()  # a mistyped command is found before the original is run
     unchecked = "--dry-run" if dry_run else None if run_check else "--no-check"
     with targets.accounted():
@@ -200,9 +202,9 @@ def _conclude(result: Result, output: Path, console: Console) -> None:
     if result.check is None:
         raise ValueError("the result was not judged")
     if result.quality is None:
-        console.print(show.check_view(result.check), soft_wrap=True)
-        console.print(UNVERIFIED, soft_wrap=True)
+        console.print(show.check_view(result.check))
+        console.print(UNVERIFIED)
     else:
-        console.print(show.check_line(result.check), soft_wrap=True)
-        console.print(show.quality_view(result.quality), soft_wrap=True)
+        console.print(show.check_line(result.check))
+        console.print(show.quality_view(result.quality))
     console.print(f"\nwrote {output}", soft_wrap=True)

@@ -111,6 +111,16 @@ class SampleOptions:
             )
 
 
+def files_of(samples: Samples | SampleSets | None) -> dict[str, set[Path]]:
+    """The files that samples and labels are read of, by what they belong to."""
+    if samples is None:
+        return {}
+    if isinstance(samples, onnxdecomp.SampleSets):
+        labels = samples.labels_path
+        return files_of(samples.fitted) | {"the labels": set() if labels is None else {labels}}
+    return {"the samples": samples.sources()}
+
+
 @reads(preprocessing=read_preprocessing)
 def read_drawn(
     data: Data = None,

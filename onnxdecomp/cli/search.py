@@ -27,7 +27,7 @@ from onnxdecomp.cli.options import (
 )
 from onnxdecomp.cli.parsing import parse_input_shapes
 from onnxdecomp.cli.reading import read_goal, read_setting, reads
-from onnxdecomp.cli.samples import SampleOptions, read_dealt
+from onnxdecomp.cli.samples import SampleOptions, files_of, read_dealt
 from onnxdecomp.cli.targets import Targets
 from onnxdecomp.cli.telling import Voice, read_voice
 from onnxdecomp.progress import stage
@@ -84,7 +84,7 @@ def search(
     model: ModelFile,
     output: OutputFile,
     goal: Goal,
-    metric: Metric | None,
+    metric: tuple[Metric | None, set[Path]],
     samples: SampleOptions,
     setting: Setting,
     choices: tuple[str, Policy],
@@ -108,9 +108,14 @@ def search(
     """Choose every site's ranks for a goal, by measured time and measured loss."""
     source = ir.load(model)
     sets = samples.deal(source)
-    keep = source.files() | (sets.sources() if sets is not None else set())
     file = searching.storage_file(trials.storage) if trials.storage is not None else None
-    keep |= {file.resolve()} if file is not None else set()
+    figure, metric_files = metric
+    keep = {
+        "the input": source.files(),
+        **files_of(sets),
+        "the metric": metric_files,
+        "the study's storage": {file.resolve()} if file is not None else set(),
+    }
     targets = Targets(keep, save_plan, json_file, plot, model=output)
     if plot is not None:
         show.require_plot(plot)
@@ -120,7 +125,7 @@ def search(
             source,
             goal,
             samples=sets,
-            metric=metric,
+            metric=figure,
             setting=setting,
             policy=policy,
             cost=cost,
@@ -145,7 +150,7 @@ def search(
 
 def _conclude(found: SearchResult, verdict: Check, output: Path, console: Console) -> None:
     """Say what was written, and what is not promised of it."""
-    console.print(show.check_line(verdict), soft_wrap=True)
+    console.print(show.check_line(verdict))
     if found.best is None or (found.best.quality is None and found.best.score is None):
         console.print("\naccuracy is unverified: losses are those of the weights; --data PATH measures them")
     if not found.timed:

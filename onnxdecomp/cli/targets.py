@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +29,21 @@ class Targets:
         keep: files that must not be overwritten.
     """
 
-    def __init__(self, keep: Iterable[Path], *documents: Path | None, model: Path | None = None) -> None:
+    def __init__(
+        self, keep: Mapping[str, Iterable[Path]], *documents: Path | None, model: Path | None = None
+    ) -> None:
         """Refuse what could not or must not be written.
+
+        Args:
+            keep: files that must not be overwritten, by what they belong to: "the input".
+            documents: what is to be written besides the model; None for what is not wanted.
+            model: where it shall go.
 
         Raises:
             UsageError: a file to keep, or one named twice; a model to standard output.
             OutputError: a folder is missing or cannot be written.
         """
-        self.keep = set(keep)
+        self.keep = {file for files in keep.values() for file in files}
         self._model = model
         self._staged: os.stat_result | None = None
         self._written: list[Path] = []
@@ -45,12 +52,16 @@ class Targets:
             raise UsageError("a model cannot go to standard output; write ./- for a file of that name")
         if documents.count(STDOUT) > 1:
             raise UsageError("- is named for two outputs; name a file for one of them")
+        files = [document for document in documents if document not in (None, STDOUT)]
+        data = model and ir.data_path(model)
+        for target in filter(None, (model, data, *files)):
+            for owner, kept in keep.items():
+                ir.require_apart(target, kept, owner)
         if model is not None:
             ir.require_target(model, self.keep)
-        files = [document for document in documents if document not in (None, STDOUT)]
         for document in filter(None, files):
             ir.require_target(document, self.keep, device=True)
-        ir.require_distinct(model, model and ir.data_path(model), *files)
+        ir.require_distinct(model, data, *files)
 
     def console(self, voice: Voice) -> Console:
         """Where tables go: standard output, but where a document goes there, which must stand alone."""

@@ -36,7 +36,8 @@ def trials(
     if (number is None) != (save_plan is None):
         raise UsageError("--trial and --save-plan belong together: --trial 7 --save-plan plan.json")
     file = searching.storage_file(storage)
-    targets = Targets({file.resolve()} if file is not None else set(), save_plan, json_file)
+    keep = {"the study's storage": {file.resolve()} if file is not None else set()}
+    targets = Targets(keep, save_plan, json_file)
     found = onnxdecomp.read_trials(storage, study)
     if number is not None:
         named = next((each for each in found if each.number == number), None)

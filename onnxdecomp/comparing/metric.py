@@ -82,7 +82,7 @@ class Metric:
             value = self.function(model)
         except OnnxdecompError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # its exit code is not that of the work
             what = f"{type(error).__name__}: {first_line(error)}"
             raise UsageError(f"`metric` {self.name} failed: {what}") from error
         value = getattr(value, "item", lambda: value)()  # of an array or a tensor with one value

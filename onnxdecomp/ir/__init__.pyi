@@ -1,5 +1,8 @@
 from .batchnorm import BatchNorm as BatchNorm
 from .files import as_folder as as_folder
+from .files import explained as explained
+from .files import make_scratch as make_scratch
+from .files import require_apart as require_apart
 from .files import require_distinct as require_distinct
 from .files import require_target as require_target
 from .files import scratch_folder as scratch_folder

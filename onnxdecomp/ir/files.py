@@ -8,11 +8,11 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from onnxdecomp.arguments import PathLike
-from onnxdecomp.errors import OutputError, UsageError
+from onnxdecomp.errors import OutputError, UsageError, first_line
 from onnxdecomp.stopping import uninterrupted
 
 _HINTS = {
@@ -75,6 +75,23 @@ def write_file(path: Path, write: Callable[[Path], object], keep: set[Path]) -> 
             (scratch / path.name).replace(path)
 
 
+def make_scratch(prefix: str = ".onnxdecomp-", beside: Path | None = None) -> Path:
+    """A new folder, for the caller to remove.
+
+    Args:
+        prefix: what its name begins with.
+        beside: where to make it; None is where the system keeps temporary files.
+
+    Raises:
+        OutputError: it cannot be made there.
+    """
+    if beside is None:
+        with explained(Path("temporary files")):  # where no folder will do
+            beside = Path(tempfile.gettempdir())
+    with explained(beside):
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
+
+
 @contextlib.contextmanager
 def scratch_folder(prefix: str = ".onnxdecomp-", beside: Path | None = None) -> Iterator[Path]:
     """A folder that is gone after the block, whole, whatever ends it: a signal too, and one more after it.
@@ -82,11 +99,14 @@ def scratch_folder(prefix: str = ".onnxdecomp-", beside: Path | None = None) -> 
     Args:
         prefix: what its name begins with.
         beside: where to make it; None is where the system keeps temporary files.
+
+    Raises:
+        OutputError: it cannot be made there.
     """
     scratch: Path | None = None
     try:
         with uninterrupted():
-            scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
+            scratch = make_scratch(prefix, beside)
         yield scratch
     finally:
         with uninterrupted():
@@ -109,12 +129,8 @@ def require_target(target: Path, keep: set[Path], *, device: bool = False) -> No
     with explained(target):
         if target.is_dir():
             raise UsageError(f"{target} is a folder; name a file")
-        exists = target.exists()
-        if target.resolve() in keep or (exists and any(k.exists() and target.samefile(k) for k in keep)):
-            raise UsageError(
-                f"{target} belongs to the input, which is never overwritten; choose another output name"
-            )
-        if exists and (not target.is_file() or _is_stdout(target)):
+        require_apart(target, keep)
+        if target.exists() and (not target.is_file() or _is_stdout(target)):
             if device:
                 return
             raise UsageError(f"{target} is no regular file; a model cannot go there")
@@ -123,6 +139,26 @@ def require_target(target: Path, keep: set[Path], *, device: bool = False) -> No
         if not os.access(target.parent, os.W_OK):
             raise OutputError(
                 f"cannot write {target}: the folder {target.parent} is read-only; choose another"
+            )
+
+
+def require_apart(target: Path, keep: Iterable[Path], owner: str = "the input") -> None:
+    """Refuse to write over a file that is needed.
+
+    Args:
+        target: the file to write; it need not exist.
+        keep: files that must not be overwritten, resolved; nor need they.
+        owner: what these are, in the message.
+
+    Raises:
+        UsageError: it is one of them, by whatever name.
+        OutputError: it cannot be looked at.
+    """
+    with explained(target):
+        exists = target.exists()
+        if any(target.resolve() == k or (exists and k.exists() and target.samefile(k)) for k in keep):
+            raise UsageError(
+                f"{target} belongs to {owner}, and is never overwritten; choose another output name"
             )
 
 
@@ -144,9 +180,10 @@ def require_distinct(*targets: Path | None) -> None:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors into one line that names the output."""
+    """Turn the operating system's errors into one line that names the output or a folder."""
     try:
         yield
     except OSError as error:
         hint = _HINTS.get(error.errno or 0, "see the system's message")
-        raise OutputError(f"cannot write {path}: {error.strerror}; nothing was written; {hint}") from error
+        what = error.strerror or first_line(error)  # libraries raise some without a number
+        raise OutputError(f"cannot write {path}: {what}; nothing was written; {hint}") from error

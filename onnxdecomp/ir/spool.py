@@ -11,7 +11,7 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from onnxdecomp.ir.files import explained
+from onnxdecomp.ir.files import explained, make_scratch
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -23,8 +23,7 @@ class Spool:
     @classmethod
     def create(cls, beside: Path | None) -> Spool:
         """A new scratch folder in `beside`, or where the system keeps temporary files."""
-        with explained(beside or Path(tempfile.gettempdir())):
-            spool = cls(Path(tempfile.mkdtemp(prefix=".onnxdecomp.", dir=beside)).resolve())
+        spool = cls(make_scratch(".onnxdecomp.", beside).resolve())
         weakref.finalize(spool, shutil.rmtree, spool.folder, ignore_errors=True)
         return spool
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from onnx import ValueInfoProto, helper
 
-from onnxdecomp.ir import Array
+from onnxdecomp.ir import Array, explained, make_scratch
 from onnxdecomp.stopping import uninterrupted
 
 
@@ -17,7 +16,7 @@ class Tape:
     """Arrays on disk, one per tensor and run, in a folder that goes when the block is left."""
 
     def __init__(self, beside: Path | None = None) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix=".onnxdecomp-", dir=beside))
+        self._folder = make_scratch(beside=beside)
         self._shapes: dict[str, list[tuple[int, ...]]] = {}
         self._types: dict[str, np.dtype[np.generic]] = {}
         self._numbers: dict[str, int] = {}
@@ -34,9 +33,15 @@ class Tape:
         return self._folder / f"{number}-{run}.npy"
 
     def append(self, key: str, value: Array) -> None:
-        """Add the value of one more run."""
+        """Add the value of one more run.
+
+        Raises:
+            OutputError: the folder cannot take it.
+        """
         shapes = self._shapes.setdefault(key, [])
-        np.save(self._file(key, len(shapes)), value, allow_pickle=False)
+        # To a file that can be read, too, NumPy writes through Python, which knows why that fails.
+        with explained(self._folder.parent), self._file(key, len(shapes)).open("w+b") as stream:
+            np.save(stream, value, allow_pickle=False)
         shapes.append(value.shape)
         self._types[key] = value.dtype
 

@@ -21,7 +21,7 @@ from onnxdecomp.fitting import (
     find_errors,
     shifts_of,
 )
-from onnxdecomp.ir import Model, Survey, read_finite_weight
+from onnxdecomp.ir import Model, Survey, explained, read_finite_weight
 from onnxdecomp.lowering import Splicer
 from onnxdecomp.planning import Choice, Unit
 from onnxdecomp.progress import Progress
@@ -47,6 +47,9 @@ class Bank:
             samples: the first fold of them is left out, to judge factors on.
             folder: for the statistics.
             progress: told of every unit that is done.
+
+        Raises:
+            OutputError: the folder cannot take them.
         """
         self._found, self._units, self._folder = found, units, folder
         self._targets: dict[int, tuple[Target, tuple[Head, ...]]] = {}
@@ -61,7 +64,8 @@ class Bank:
     def _keep(self, number: int, target: Target, heads: tuple[Head, ...]) -> None:
         for group, moments in enumerate(target.rest(0)):
             arrays = {name: getattr(moments, name).astype(np.float32) for name in _FIELDS}
-            np.savez(self._file(number, group), count=moments.count, **arrays)
+            with explained(self._folder.parent):
+                np.savez(self._file(number, group), count=moments.count, **arrays)
         self._targets[number] = (dataclasses.replace(target, moments=()), heads)
 
     def _file(self, number: int, group: int) -> Path:

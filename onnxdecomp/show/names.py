@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 CUT = "…"
+_SEPARATORS = f"/._:{CUT}"
 
 
 def shortened(names: Sequence[str], width: int) -> list[str]:
@@ -22,6 +23,15 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
         for number, name in enumerate(alike, 1):
             texts[name] = _numbered(name, number, width, set(texts.values()))
     return [texts[name] for name in names]
+
+
+def broken(name: str, width: int) -> str:
+    """A name on two lines of `width` characters, the first one ended behind a separator where that can be."""
+    if len(name) <= width:
+        return name
+    fitting = range(max(len(name) - width, 1), width + 1)
+    place = next((i for i in reversed(fitting) if name[i - 1] in _SEPARATORS), width)
+    return f"{name[:place]}\n{name[place:]}"
 
 
 def _alike(texts: Mapping[str, str]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from onnxdecomp.show.names import shortened
+from onnxdecomp.show.names import broken, shortened
 from onnxdecomp.show.text import escape
 
 # Columns for a name: too few, few enough to leave other columns out for, and enough to be read at ease.
@@ -115,9 +115,14 @@ class Listing:
         if self._columns[i].holds != "names":
             yield from cast(list[str], cells)
             return
-        single = iter(shortened([cell for cell in cells if isinstance(cell, str)], _LINES * width))
+        names = [cell for cell in cells if isinstance(cell, str)]
+        room = _LINES * width
+        if max(map(len, names), default=0) > room:
+            room -= width // 4  # what is cut anyhow leaves a line the choice of where to end
+        single = iter(shortened(names, room))
         for cell in cells:
-            yield escape(_listed(cell, width) if isinstance(cell, tuple) else next(single))
+            text = _listed(cell, width) if isinstance(cell, tuple) else broken(next(single), width)
+            yield escape(text)
 
 
 def _listed(names: tuple[str, ...], width: int | None) -> str:

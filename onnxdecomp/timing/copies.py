@@ -8,6 +8,7 @@ import onnx
 from onnx import GraphProto, ModelProto
 
 from onnxdecomp.errors import MissingExtraError
+from onnxdecomp.ir import explained
 from onnxdecomp.timing.subjects import Subject
 
 # Weights beyond this many bytes are written beside the copy: a protobuf ends at 2 GiB.
@@ -24,7 +25,8 @@ def halved(subject: Subject, path: Path) -> Path:
         from onnxruntime.transformers.float16 import convert_float_to_float16
     except ImportError as error:
         raise MissingExtraError(f"`precision` fp16 needs onnxruntime.transformers: {error}") from error
-    onnx.save(convert_float_to_float16(_whole(subject), keep_io_types=True), path)
+    with explained(path.parent):
+        onnx.save(convert_float_to_float16(_whole(subject), keep_io_types=True), path)
     return path
 
 
@@ -40,7 +42,8 @@ def named(subject: Subject, path: Path) -> tuple[Path, GraphProto]:
     model = _whole(subject)
     for i, node in enumerate(model.graph.node):
         node.name = next(filter(None, node.output), f"node {i}")
-    onnx.save(model, path, save_as_external_data=model.ByteSize() > _LARGE)
+    with explained(path.parent):
+        onnx.save(model, path, save_as_external_data=model.ByteSize() > _LARGE)
     return path, model.graph
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from onnxdecomp.ir import (
     graph_inputs,
     load,
     save,
+    scratch_folder,
 )
 from onnxdecomp.runtime import Feeds, random_feeds
 from onnxdecomp.sampling import Samples
@@ -58,7 +58,7 @@ def in_files(sources: Sequence[Source]) -> Iterator[list[Model]]:
     """
     files = dict.fromkeys(Path(source) for source in sources if isinstance(source, str | os.PathLike))
     read = {path: as_model(path, "models") for path in files}
-    with tempfile.TemporaryDirectory(prefix=".onnxdecomp.") as folder:
+    with scratch_folder(".onnxdecomp.") as folder:
         models = []
         for number, source in enumerate(sources, 1):
             if isinstance(source, str | os.PathLike):
@@ -66,8 +66,8 @@ def in_files(sources: Sequence[Source]) -> Iterator[list[Model]]:
             else:
                 model = as_model(source, "models")
             if model.path is None:
-                save(model, Path(folder) / f"model {number}")
-                model = load(Path(folder) / f"model {number}")
+                save(model, folder / f"model {number}")
+                model = load(folder / f"model {number}")
             models.append(model)
         yield models
 

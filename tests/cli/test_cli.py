@@ -499,14 +499,14 @@ def test_a_failed_check_keeps_the_model_back(
 
 
 def unchecked(cli: Cli, model: ModelProto, *options: str) -> str:
-    """Why nothing was checked: the table says it in one line, the report in the words of Python."""
+    """Why nothing was checked: a line below the tables says it, the report in the words of Python."""
     save(model, Path("in.onnx"))
     outcome = cli("rewrite", "in.onnx", "out.onnx", *RANK, *options, "--json", "report.json")
     assert outcome.code == 0 and Path("out.onnx").exists()
     check = json.loads(Path("report.json").read_text())["check"]
     assert check["status"] == "not checked" and check["outputs"] == []
     reason = str(check["reason"]).replace("`input_shapes`", "--input-shape")
-    assert f"\nnot checked: {reason}\n" in outcome.out
+    assert f" not checked: {reason} " in " ".join(outcome.out.split())  # it may wrap
     return reason
 
 
@@ -562,3 +562,11 @@ def test_debug_shows_the_whole_message_and_where_it_came_from(cli: Cli, small: P
     assert "Convolve" * 100 not in short.refusal()
     assert whole.code == 2 and whole.besides.startswith("Traceback") and "Convolve" * 100 in whole.err
     assert whole.err.endswith(short.besides)
+
+
+def test_completion_is_that_of_the_installed_command_however_it_is_asked_for() -> None:
+    without = ["env", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION=1"]
+    words = ("--show-completion", "bash")
+    installed = spawn(*without, Path(sys.executable).with_name("onnxdecomp"), *words)
+    assert "_ONNXDECOMP_COMPLETE=" in installed.out
+    assert spawn(*without, sys.executable, "-m", "onnxdecomp", *words) == installed

@@ -88,7 +88,7 @@ BAD = [
     (("--macs", "0.5", "--input-shape", "z:1"), "no such input"),
     (("--macs", "0.5", "--input-shape", "x:1,15,8,8"), "x:"),
     (("--macs", "0.5", "--json", "in.onnx"), "belongs to the input"),
-    (("--macs", "0.5", "--data", "x.npz", "--json", "x.npz"), "belongs to the input"),
+    (("--macs", "0.5", "--data", "x.npz", "--json", "x.npz"), "belongs to the samples"),
     (("--macs", "0.5", "--save-plan", "in.onnx"), "belongs to the input"),
     (("--macs", "0.5", "--json", "a.json", "--save-plan", "a.json"), "two outputs"),
     (("--macs", "0.5", "--json", "./out.onnx"), "two outputs"),
@@ -114,7 +114,7 @@ def test_outputs_that_would_be_the_input(folder: Path, cli: Cli) -> None:
     with untouched(folder):
         assert "belongs to the input" in cli("search", "in.onnx", "./in.onnx", "--macs", 0.5).refusal()
         refused = cli("search", "in.onnx", "x.npz", "--macs", 0.5, "--data", "x.npz").refusal()
-        assert "belongs to the input" in refused
+        assert "belongs to the samples" in refused
         assert "missing" in cli("search", "in.onnx", "missing/out.onnx", "--macs", 0.5).refusal()
         assert "cannot read" in cli("search", "no.onnx", "out.onnx", "--macs", 0.5).refusal()
 

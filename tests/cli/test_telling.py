@@ -7,6 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import nets
+import numpy as np
 import pytest
 from conftest import Cli, command, save, small_model
 
@@ -188,3 +190,30 @@ def test_whole_tables_need_no_room(small: Path, cli: Cli, monkeypatch: pytest.Mo
     monkeypatch.setenv("COLUMNS", "60")
     assert model.graph.node[0].name not in cli("inspect", small).out
     assert model.graph.node[0].name in cli("inspect", small, "-v").out
+
+
+NARROW = {
+    "rewrite": ("in.onnx", "out.onnx", *RANK),
+    "rewrite and measure": ("in.onnx", "out.onnx", *RANK, "--data", "samples.npz", "--samples", "8"),
+    "rewrite unchecked": ("in.onnx", "out.onnx", *RANK, "--no-check"),
+    "search": ("in.onnx", "out.onnx", "--macs", "0.6", "--cost", "macs"),
+    "compare": ("in.onnx", "in.onnx"),
+    "bench": ("in.onnx", "--runs", "1"),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_sentences_wrap_where_tables_do(
+    small: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    np.savez("samples.npz", x=nets.signal(24, 16, 8, 8))
+    monkeypatch.setenv("COLUMNS", "60")
+    done = cli(name.split()[0], *NARROW[name])
+    assert done.code == 0 and max(map(len, done.out.splitlines())) <= 60, done.out
+
+
+def test_a_place_is_never_wrapped(small: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there to be copied."""
+    monkeypatch.setenv("COLUMNS", "40")
+    output = f"{'long' * 12}.onnx"
+    assert f"wrote {output}\n" in cli("rewrite", "in.onnx", output, *RANK, "--no-check").out

@@ -283,7 +283,7 @@ def test_the_input_is_never_overwritten(cli: Cli, small: Path, link: str, option
     places = ["out.onnx", option, target] if option else [target]
     with untouched(small.parent):
         outcome = cli("rewrite", source, *places, *RANK)
-        assert f"{target} belongs to the input, which is never overwritten" in outcome.refusal()
+        assert f"{target} belongs to the input, and is never overwritten" in outcome.refusal()
 
 
 @pytest.mark.parametrize("option", ["", "--json", "--save-plan"])
@@ -311,9 +311,9 @@ def test_the_labels_are_input_too(cli: Cli, small: Path, name: str) -> None:
     with untouched(small.parent):
         for places in ([name], ["out.onnx", "--json", name]):
             refused = cli("rewrite", "in.onnx", *places, *RANK, *given).refusal()
-            assert f"{name} belongs to the input" in refused
+            assert f"{name} belongs to the labels" in refused
         refused = cli("search", "in.onnx", "out.onnx", "--macs", 0.5, "--json", name, *given).refusal()
-        assert f"{name} belongs to the input" in refused
+        assert f"{name} belongs to the labels" in refused
 
 
 def test_the_samples_and_the_plan_are_input_too(cli: Cli, small: Path) -> None:
@@ -321,9 +321,26 @@ def test_the_samples_and_the_plan_are_input_too(cli: Cli, small: Path) -> None:
     np.savez("samples.npz", x=nets.signal(1, 16, 8, 8))
     with untouched(small.parent):
         for_plan = cli("rewrite", "in.onnx", "out.onnx", "--plan", "plan.json", "--json", "plan.json")
-        assert "plan.json" in for_plan.refusal()
+        assert "plan.json belongs to the plan" in for_plan.refusal()
         both = ("--data", "samples.npz", "--json", "samples.npz")
-        assert "samples.npz" in cli("compare", "in.onnx", "in.onnx", *both).refusal()
+        refused = cli("compare", "in.onnx", "in.onnx", *both).refusal()
+        assert "samples.npz belongs to the samples" in refused
+
+
+@pytest.mark.parametrize("file", ["study.onnx", "study.onnx.data", "mine.py"])
+@pytest.mark.parametrize("option", ["", "--json", "--save-plan"])
+@pytest.mark.parametrize("storage", ["sqlite:///", "journal:"])
+def test_what_a_search_lives_on_is_no_place_for_its_output(
+    cli: Cli, small: Path, storage: str, option: str, file: str
+) -> None:
+    """A storage need not be there yet, and may have the name of the model's data."""
+    Path("mine.py").write_text("def f(model): return 1.0\n")
+    study, owner = ("study.onnx", "the metric") if file == "mine.py" else (file, "the study's storage")
+    places = ["out.onnx", option, file] if option else [file.removesuffix(".data")]
+    given = ("--macs", 0.5, "--trials", 1, "--storage", f"{storage}{study}", "--metric", "mine.py:f")
+    with untouched(small.parent):
+        refused = cli("search", "in.onnx", *places, *given).refusal()
+    assert f"{file} belongs to {owner}, and is never overwritten" in refused
 
 
 @pytest.mark.parametrize("output", ["nowhere/out.onnx", "in.onnx/out.onnx", "folder", ".", "", "x" * 300])
@@ -470,3 +487,63 @@ def test_real_storage_that_fails(tmp_path: Path, limit: str, says: str, external
         outcome = mounted(f'{limit}; "$@"; code=$?; ls -A full; exit $code', *command(*arguments))
     assert says in outcome.refusal()
     assert "full" not in outcome.out.split("\n")[-2:] and not outcome.out.endswith("out.onnx\n")
+
+
+FITTED = {
+    "rewrite": ("rewrite", "in.onnx", "full/out.onnx", *RANK),
+    "search": ("search", "in.onnx", "full/out.onnx", "--macs", "0.5", "--cost", "macs"),
+}
+
+
+@pytest.fixture
+def samples(
+    small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, ...]:
+    """Beside the small model, samples whose activations take half a megabyte."""
+    monkeypatch.setenv("ONNXDECOMP_CACHE", str(tmp_path_factory.mktemp("cache")))
+    np.savez("samples.npz", x=nets.signal(64, 16, 8, 8))
+    return ("--data", "samples.npz", "--samples", "48")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts and limits as Linux has them")
+@pytest.mark.parametrize("size", ["4k", "64k", "300k"])
+@pytest.mark.parametrize("name", FITTED)
+def test_a_disk_that_is_full_while_factors_are_fitted(
+    small: Path, samples: tuple[str, ...], name: str, size: str
+) -> None:
+    """Whatever the first file is that it cannot take."""
+    Path("full").mkdir()
+    script = f'mount -t tmpfs -o size={size} none full; "$@"; code=$?; ls -A full; exit $code'
+    with untouched(small.parent):
+        outcome = mounted(script, *command(*FITTED[name], *samples))
+    assert "cannot write full" in outcome.refusal() and os.strerror(errno.ENOSPC) in outcome.refusal()
+    assert not outcome.out
+
+
+@pytest.mark.parametrize("place", ["tempfile.mkdtemp", "numpy.save", "numpy.savez", "os.fsync"])
+def test_scratch_files_of_a_study_that_cannot_be_written(
+    cli: Cli, small: Path, samples: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """NumPy raises some errors without a number."""
+    pytest.importorskip("optuna")
+    Path("full").mkdir()
+
+    def failing(*arguments: Any, **options: Any) -> None:
+        raise OSError("10752 requested and 5088 written")
+
+    monkeypatch.setattr(place, failing)
+    with untouched(small.parent):
+        message = cli(*FITTED["search"], *samples, "--trials", "1").refusal()
+    assert "cannot write full" in message and "10752 requested and 5088 written" in message
+
+
+def test_where_no_folder_will_do_for_temporary_files(
+    cli: Cli, small: Path, samples: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", failing)
+    with untouched(small.parent):
+        message = cli("rewrite", "in.onnx", "--dry-run", *RANK, *samples).refusal()
+    assert "cannot write temporary files: No usable temporary directory" in message

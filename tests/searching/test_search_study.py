@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from conftest import Cli
+from conftest import Cli, command, spawn
 from test_search import GOALS, SMALL, Clock, clock, data, model
 
 import onnxdecomp
@@ -57,6 +57,22 @@ import numpy as np
 def agreement(model):
     stored = np.load("{data}")
     return (model.run({{"x": stored["x"]}})["y"].argmax(axis=1) == stored["classes"]).mean()
+"""
+
+TALKING = """
+import ctypes, os, subprocess, sys
+
+def talk(where):
+    print(f"{where}: Python")
+    print(f"{where}: the true standard output", file=sys.__stdout__)
+    ctypes.CDLL(None).printf(f"{where}: C\\n".encode())
+    subprocess.run(["echo", f"{where}: a child"])
+
+def f(model):
+    talk("called")
+    return 0.5
+
+talk("loaded")
 """
 
 
@@ -241,7 +257,7 @@ def test_a_model_can_be_made_of_any_trial(model: Path, data: Path, tmp_path: Pat
         ),
         (("--trial", 0), "--trial and --save-plan belong together"),
         (("--study", "t"), "--study t is not among them"),
-        (("--json", "study.db"), "belongs to the input"),
+        (("--json", "study.db"), "belongs to the study's storage"),
     ],
 )
 def test_trials_that_cannot_be_told(
@@ -309,6 +325,7 @@ def fails(model: Runner) -> float:
         (fails, "`metric` fails failed: KeyError: 'labels'"),
         (lambda run: float("nan"), "must answer with one finite number, not nan"),
         (lambda run: "good", "must answer with one finite number, not 'good'"),
+        (lambda run: sys.exit(3), "failed: SystemExit: 3"),
         (lambda run: np.zeros(1), None),
         ("accuracy", "`metric` takes a Metric, a function of one argument or None"),
     ],
@@ -329,6 +346,10 @@ def test_metrics_that_fail(metric: Any, complaint: str | None, model: Path, data
         ("", "mine.py:g", "mine.py has no function g"),
         ("f = 3", "mine.py:f", "mine.py has no function f"),
         ("1 / 0", "mine.py:f", "cannot be loaded (ZeroDivisionError"),
+        ("raise SystemExit(3)", "mine.py:f", "cannot be loaded (SystemExit: 3)"),
+        ("def f(model): raise SystemExit(3)", "mine.py:f", "--metric f failed: SystemExit: 3"),
+        ("def f(model, data): return 1", "mine.py:f", "mine.py:f: the function must take one argument, a lo"),
+        ("class f: pass", "mine.py:f", "--metric mine.py:f: the function must take one argument, a loaded m"),
         ("def f(", "mine.py:f", "cannot be loaded (SyntaxError"),
         ("import beside\nf = beside.f", "mine.py:f", "--metric f failed: RuntimeError: of the file beside"),
     ],
@@ -346,3 +367,16 @@ def test_metrics_of_the_command_line(
     assert (
         "name it with --metric" in cli("search", model, "o.onnx", *words[:-2], "--lower-is-better").refusal()
     )
+
+
+def test_what_a_metric_prints_is_no_part_of_the_report(model: Path, data: Path, tmp_path: Path) -> None:
+    """Whoever prints it: Python, C, a child process, or what keeps it until the end."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(TALKING)
+    words = ("search", model, tmp_path / "out.onnx", "--macs", 0.5, "--cost", "macs", "--json", "-")
+    done = spawn(*command(*words, "--data", data, "--metric", f"{mine}:f"))
+    assert done.code == 0, done
+    assert json.loads(done.out)["best"]["metric"]["before"] == 0.5
+    for where in ("loaded", "called"):
+        for who in ("Python", "the true standard output", "C", "a child"):
+            assert f"{where}: {who}\n" in done.err

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from onnxdecomp.show.names import shortened
+from onnxdecomp.show.names import broken, shortened
 from onnxdecomp.show.tables import Column, Listing
 
 SCOPE = "StatefulPartitionedCall/" * 3 + "functional_1/backbone/"
@@ -86,6 +86,22 @@ def test_several_names_in_one_cell_say_how_many_more_there_are() -> None:
     assert "more" in " ".join(narrow) and max(map(len, narrow)) <= 40
     long = shown(Listing(columns, [("x", tuple(LAYERS))]), 60)
     assert len(rows_of(long)) <= 2 and f"and {len(LAYERS) - 1} more" in " ".join(long)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("names", [LAYERS, [name.split("backbone")[1] for name in LAYERS]])
+def test_lines_of_a_name_end_where_a_word_does(names: list[str], width: int) -> None:
+    rows = rows_of(shown(of_layers(names), width))
+    firsts = [row.split()[0] for row in rows[::2]]
+    assert any(len(first) < len(name) for first, name in zip(firsts, names, strict=True))
+    assert all(first == name or first[-1] in "/_.…" for first, name in zip(firsts, names, strict=True))
+
+
+@given(st.text("ab/_ ", min_size=1, max_size=80), st.integers(12, 40))
+def test_a_name_is_whole_on_two_lines_that_fit(name: str, width: int) -> None:
+    lines = broken(name[: 2 * width], width).split("\n")
+    assert "".join(lines) == name[: 2 * width]
+    assert len(lines) <= 2 and all(0 < len(line) <= width for line in lines)
 
 
 NAMES = st.lists(st.text("ab/", min_size=1, max_size=60), min_size=1, max_size=12)
