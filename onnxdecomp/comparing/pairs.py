@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import naming, verified
 from onnxdecomp.comparing.tally import Fidelity, Tally
 from onnxdecomp.errors import CheckError, UsageError
@@ -50,6 +51,7 @@ def _require_alike(name: str, a: Array | np.generic, b: Array) -> None:
         raise CheckError(f"output '{name}' changed from {a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}")
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """How far two models are apart; iterates over the outputs.

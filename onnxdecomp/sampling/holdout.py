@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Source
@@ -39,6 +40,7 @@ def hold_out(samples: Samples, count: int, seed: int = 0) -> tuple[Samples, Samp
     return samples.subset(sorted(order[:fitted])), samples.subset(sorted(held))
 
 
+@abridged
 @verified
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleSets:

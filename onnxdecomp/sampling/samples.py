@@ -12,6 +12,7 @@ from typing import overload
 
 import numpy as np
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.runtime import Feeds
@@ -21,6 +22,7 @@ from onnxdecomp.sampling.blocks import Block
 BATCH = 32
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Samples:
     """Samples of a model's inputs, read when they are needed; they can be pickled.
