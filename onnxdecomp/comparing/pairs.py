@@ -18,6 +18,7 @@ from onnxdecomp.ir import Array, ShapesLike, Source, as_input_shapes, as_model, 
 from onnxdecomp.runtime import Feeds, InputSpec, Outputs, input_specs, open_in_onnxruntime, random_feeds
 from onnxdecomp.sampling import (
     BATCH,
+    Dataset,
     FeedReader,
     Samples,
     SamplesLike,
@@ -100,8 +101,8 @@ def compare(
     Args:
         a: the reference: a path, a ModelProto that holds all its data, or a result.
         b: the model judged against it; it must have the inputs of `a`.
-        feeds: Samples, or a path to open them at; or sets of inputs, dicts of arrays by input name (for a
-            single input its array will do) that are run as they are; None makes up one set of random ones.
+        feeds: Samples, or a path to open them at; or feeds as `open_samples` takes them, each of which is a
+            run of its own, whatever its batch; None makes up one set of random ones.
         input_shapes: for random inputs with unknown dimensions.
 
     Raises:
@@ -128,7 +129,7 @@ def compare(
     return Comparison(inputs=inputs, samples=path, outputs=tuple(outputs), note=note)
 
 
-def _as_they_are(feeds: Iterable[Any] | FeedReader, specs: Sequence[InputSpec]) -> Iterator[Feeds]:
+def _as_they_are(feeds: Iterable[Any] | FeedReader | Dataset, specs: Sequence[InputSpec]) -> Iterator[Feeds]:
     """Feeds one by one, each a run of its own."""
     number = -1
     for number, feed in enumerate(feeds_of(feeds)):

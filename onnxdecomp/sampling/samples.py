@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import overload
+from typing import Annotated, TypeAlias, overload
 
 import numpy as np
 
@@ -152,6 +152,10 @@ class Samples:
         for index in indices:
             number = bisect_right(ends, index)
             yield self.blocks[number], index - (ends[number] - self.blocks[number].rows)
+
+
+# What functions take where no model tells how to open samples.
+Opened: TypeAlias = Annotated[Samples, "Samples, which `open_samples` makes for a model"]
 
 
 def _stackable(first: Feeds, other: Feeds, whole: frozenset[str]) -> bool:
