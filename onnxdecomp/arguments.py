@@ -219,7 +219,13 @@ def _words(hint: Any, number: int = 0) -> str:
         return f"{('a dict', 'dicts')[number]} of {_words(inner[1], 1)}" if inner else "a dict"
     if origin in _LISTS:
         return f"{('a list', 'lists')[number]} of {_words(inner[0], 1)}"
-    return f"a {origin.__name__}"
+    return a_class(origin)
+
+
+def a_class(kind: type) -> str:
+    """The name of a class with its article, as it is spoken: "an int", "an ndarray", "a uint8"."""
+    name = kind.__name__
+    return f"{'an' if name[0] in 'aeioAEIO' or name.startswith('nd') else 'a'} {name}"
 
 
 class _Short(reprlib.Repr):
@@ -233,8 +239,7 @@ class _Short(reprlib.Repr):
             return self.repr_str(x[: self.maxstring], level)  # type: ignore[arg-type]
         if isinstance(x, _PLAIN):
             return repr(x)
-        name = type(x).__name__
-        return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+        return a_class(type(x))
 
 
 _SHORT = _Short()

@@ -96,6 +96,9 @@ class StoppedError(BaseException):
         super().__init__(message)
         self.number, self.message = int(number), message
 
+    def __reduce__(self) -> tuple[type[StoppedError], tuple[int, str]]:
+        return type(self), (self.number, self.message)
+
     @property
     def exit_code(self) -> int:
         """That of a process which the signal ended."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from onnxdecomp.abridging import abridged
+
 T = TypeVar("T")
 
 # The stage of a model that a search has tried; what is told of it is worth more than a moment's look.
@@ -17,6 +19,7 @@ _LOGGER = logging.getLogger("onnxdecomp")
 _LOGGER.addHandler(logging.NullHandler())
 
 
+@abridged
 @dataclass(frozen=True, slots=True)
 class ProgressEvent:
     """What long work has just done.

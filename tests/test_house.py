@@ -12,7 +12,7 @@ import pytest
 import onnxdecomp
 
 PACKAGE = Path(onnxdecomp.__file__).parent
-GROUND = ("arguments", "errors", "progress", "stopping")
+GROUND = ("abridging", "arguments", "errors", "progress", "stopping")
 # A room may import from the rooms before it, and from the ground floor.
 ROOMS = (
     "ir",

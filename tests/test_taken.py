@@ -250,11 +250,114 @@ def test_what_is_compared_on_may_be_a_path_an_array_and_a_dict(result: onnxdecom
         assert found.inputs == "feeds" and found == onnxdecomp.compare("in.onnx", result, {"x": one})
     for feeds, says in (
         ([], "there are none"),
-        ([3], "feed 0 is a int"),
+        ([object()], "feed 0 is an object; give dicts"),
+        (range(3), "feed 0 is an int; give dicts"),
         ({"z": one}, "no array for the input 'x'"),
     ):
         with pytest.raises(UsageError, match=f"`feeds`: .*{says}"):
             onnxdecomp.compare("in.onnx", result, feeds)  # type: ignore[arg-type]
+
+
+class Photos:
+    """As a Dataset of PyTorch: by number and with a length, and a loop over it does not end."""
+
+    def __init__(self, item: Callable[[int], Any], length: int = len(X)) -> None:
+        self.item, self.length, self.read = item, length, list[int]()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> Any:
+        self.read.append(number)
+        return self.item(number % self.length)
+
+
+def without_the_batch_axis() -> list[Any]:
+    """`X` in forms whose items lack the first axis, or are in lists, or beside labels."""
+    batches = [(X[i : i + 1], np.array([3])) for i in range(len(X))]
+    return [
+        list(X), (each for each in X), [{"x": each} for each in X],
+        X.tolist(), {"x": X.tolist()}, (each.tolist() for each in X), Photos(lambda i: X[i]),
+        Photos(lambda i: (X[i], i)), Photos(lambda i: {"x": X[i]}), Photos(lambda i: ({"x": X[i]}, "cat")),
+        batches, (list(each) for each in batches),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(without_the_batch_axis())))
+def test_samples_may_lack_the_batch_axis_and_stand_in_lists_and_beside_labels(number: int) -> None:
+    free = small_model()
+    free.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    free.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    result = onnxdecomp.rewrite(free, 0.25)
+    uses: list[Callable[[Any], Any]] = [
+        lambda feeds: np.concatenate([each["x"] for each in onnxdecomp.open_samples(feeds, free)]),
+        lambda feeds: onnxdecomp.measure_quality(free, result, feeds).outputs[0].max_abs,
+        lambda feeds: onnxdecomp.compare(free, result, feeds).outputs[0].max_abs,
+        lambda feeds: onnxdecomp.rewrite(free, 0.25, data=feeds).sites[0].fit.fitted,  # type: ignore[union-attr]
+    ]
+    for use in uses:
+        np.testing.assert_allclose(use(without_the_batch_axis()[number]), use(X), rtol=1e-6)
+    assert onnxdecomp.compare(free, result, X[0]) == onnxdecomp.compare(free, result, X[:1])
+
+
+def test_datasets_and_loaders_of_pytorch_are_taken() -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(X)
+    pairs = torch.utils.data.TensorDataset(tensor, torch.arange(len(X)))
+    for source in (
+        pairs,
+        torch.utils.data.DataLoader(pairs, batch_size=5),
+        torch.utils.data.DataLoader(tensor),
+    ):
+        opened = onnxdecomp.open_samples(source, "in.onnx")
+        assert np.array_equal(np.concatenate([each["x"] for each in opened]), X)
+
+
+def test_of_a_dataset_only_the_draw_is_read() -> None:
+    photos = Photos(lambda i: (X[i], i))
+    opened = onnxdecomp.open_samples(photos, "in.onnx", count=6, seed=3)
+    drawn = onnxdecomp.open_samples(X, "in.onnx", count=6, seed=3).indices
+    assert tuple(photos.read) == drawn and len(opened) == 6
+    assert len(onnxdecomp.open_samples(Photos(photos.item), "in.onnx", count=100)) == len(X)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ([(X[:2], X[2:4])], "feed 0 is a tuple; take its first element, or give dicts"),
+        ([[X[:2], np.arange(2), "name"]], "feed 0 is a list; take its first element, or"),
+        (["a.npy", "b.npy"], "feed 0 is a path; name one file, or the folder"),
+        ([Path("a.npy")], "feed 0 is a path; name one file, or the folder"),
+        (Photos(lambda i: None), "feed 0 is a NoneType; give dicts"),
+    ],
+)  # fmt: skip
+def test_what_is_no_feed_is_refused_with_what_to_do(source: Any, says: str) -> None:
+    for use in (
+        lambda: onnxdecomp.open_samples(source, "in.onnx"),
+        lambda: onnxdecomp.compare("in.onnx", "in.onnx", source),
+    ):
+        with pytest.raises(UsageError, match=says):
+            use()
+
+
+def test_a_pair_feeds_no_model_of_two_inputs() -> None:
+    two = nets.model("two (float[N,2] a, float[N,2] b) => (float[N,2] y) { y = Add (a, b) }")
+    with pytest.raises(UsageError, match="feed 0 is an ndarray; give dicts of arrays by input name"):
+        onnxdecomp.open_samples([(np.ones((1, 2)), np.ones(1))], two)
+    with pytest.raises(UsageError, match="feed 0 is a list; give dicts of arrays by input name"):
+        onnxdecomp.open_samples([[1.0, 2.0]], two)
+
+
+def test_samples_that_are_dealt_must_be_opened() -> None:
+    for source in ("samples.npz", X):
+        with pytest.raises(UsageError, match="`samples` takes Samples, which `open_samples` makes for"):
+            SampleSets.draw(source, count=4)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="`samples` takes Samples, which `open_samples` makes for"):
+            onnxdecomp.read_labels([0, 1], source)  # type: ignore[arg-type]
+    opened = onnxdecomp.open_samples(X, "in.onnx")
+    for count, says in ((2, "`samples`: 2 samples, but"), (1, "`samples`: 1 sample, but")):
+        with pytest.raises(UsageError, match=says):
+            SampleSets.draw(opened[:count])
 
 
 def test_labels_may_be_an_array() -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.comparing.pairs import compare_outputs
 from onnxdecomp.comparing.tally import Fidelity
@@ -32,6 +34,7 @@ from onnxdecomp.ir import (
 from onnxdecomp.runtime import Feeds, Outputs, Runner, open_in_onnxruntime, open_in_reference, random_feeds
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """The outcome of a check.
@@ -60,6 +63,7 @@ class Check:
         }
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Baseline:
     """What the original does: the standard a rewritten model is held to.
@@ -81,6 +85,11 @@ class Baseline:
     feeds: Feeds | None = None
     outputs: Outputs | None = None
     reason: str | None = None
+
+    def __reduce__(self) -> tuple[Callable[[], Baseline], tuple[()]]:
+        # A loaded model stays in its process: it is loaded again where it is needed.
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return partial(Baseline, **values | {"runner": None}), ()
 
     def in_onnxruntime(self) -> Runner:
         """The original in ONNX Runtime: as it was kept, or loaded now."""

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.errors import OnnxdecompError, UsageError, first_line
 from onnxdecomp.runtime import Runner
 
 
+@abridged
 @verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
@@ -47,6 +49,7 @@ class Score:
         }
 
 
+@abridged
 @verified
 @dataclass(frozen=True, slots=True)
 class Metric:

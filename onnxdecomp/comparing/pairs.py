@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import naming, verified
 from onnxdecomp.comparing.tally import Fidelity, Tally
 from onnxdecomp.errors import CheckError, UsageError
@@ -17,6 +18,7 @@ from onnxdecomp.ir import Array, ShapesLike, Source, as_input_shapes, as_model, 
 from onnxdecomp.runtime import Feeds, InputSpec, Outputs, input_specs, open_in_onnxruntime, random_feeds
 from onnxdecomp.sampling import (
     BATCH,
+    Dataset,
     FeedReader,
     Samples,
     SamplesLike,
@@ -50,6 +52,7 @@ def _require_alike(name: str, a: Array | np.generic, b: Array) -> None:
         raise CheckError(f"output '{name}' changed from {a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}")
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """How far two models are apart; iterates over the outputs.
@@ -98,8 +101,8 @@ def compare(
     Args:
         a: the reference: a path, a ModelProto that holds all its data, or a result.
         b: the model judged against it; it must have the inputs of `a`.
-        feeds: Samples, or a path to open them at; or sets of inputs, dicts of arrays by input name (for a
-            single input its array will do) that are run as they are; None makes up one set of random ones.
+        feeds: Samples, or a path to open them at; or feeds as `open_samples` takes them, each of which is a
+            run of its own, whatever its batch; None makes up one set of random ones.
         input_shapes: for random inputs with unknown dimensions.
 
     Raises:
@@ -126,7 +129,7 @@ def compare(
     return Comparison(inputs=inputs, samples=path, outputs=tuple(outputs), note=note)
 
 
-def _as_they_are(feeds: Iterable[Any] | FeedReader, specs: Sequence[InputSpec]) -> Iterator[Feeds]:
+def _as_they_are(feeds: Iterable[Any] | FeedReader | Dataset, specs: Sequence[InputSpec]) -> Iterator[Feeds]:
     """Feeds one by one, each a run of its own."""
     number = -1
     for number, feed in enumerate(feeds_of(feeds)):

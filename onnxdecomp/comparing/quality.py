@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.comparing.checking import Baseline
 from onnxdecomp.comparing.pairs import compare_outputs
@@ -20,6 +21,7 @@ from onnxdecomp.runtime import Outputs, Runner, open_in_onnxruntime
 from onnxdecomp.sampling import BATCH, Samples, SamplesLike, as_samples
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
     """Fidelity on held-out samples.

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.factors import Floats
 from onnxdecomp.ir import Array
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fidelity:
     """How output b differs from output a, over all samples together.

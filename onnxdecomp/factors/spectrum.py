@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.factors.chain import Floats
 from onnxdecomp.factors.vbmf import vbmf_rank
 
 
+@abridged
 @dataclass(frozen=True, slots=True, eq=False)
 class Spectrum:
     """Squared singular values of one unfolding, per group.

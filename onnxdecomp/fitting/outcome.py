@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.factors import Chain, Floats
 from onnxdecomp.planning import Choice
 
@@ -31,6 +32,7 @@ class Spread:
     std: float
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """What fitting to samples came to; errors are ‖y − ŷ‖ / ‖y‖ of the site's output.

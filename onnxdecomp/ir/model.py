@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Protocol, TypeAlias, runtime_checkable
 
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import naming
 from onnxdecomp.errors import ModelError, UsageError
 from onnxdecomp.ir.spool import Spool
@@ -23,6 +26,7 @@ from onnxdecomp.ir.tensors import Extent, all_tensors, extent, inline_nbytes, is
 PROTOBUF_LIMIT = 2**31 - 2**24
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Model:
     """A ModelProto and the folder its external data are relative to.
@@ -38,6 +42,13 @@ class Model:
     folder: Path
     path: Path | None = None
     spool: Spool | None = None
+
+    def __reduce__(self) -> tuple[Callable[[], Model], tuple[()]]:
+        # The scratch folder goes with this one: a copy holds what is in it.
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.spool is not None:
+            values |= {"proto": self.whole(), "spool": None}
+        return partial(Model, **values), ()
 
     def copy(self) -> Model:
         """The same model with a protobuf of its own (external data stay shared)."""

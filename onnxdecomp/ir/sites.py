@@ -8,6 +8,7 @@ from typing import Any
 
 from onnx import NodeProto, TensorProto
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.ir.batchnorm import BatchNorm
 from onnxdecomp.ir.graph import Scope, flag
 from onnxdecomp.ir.weights import Constant
@@ -23,6 +24,7 @@ FLOAT_TYPES: dict[int, str] = {
 LINEAR_OPS = ("Gemm", "MatMul")
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """One Conv (ONNX operator Conv, any rank), Gemm or MatMul with a constant right-hand side, and its cost.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.ir import (
     Model,
@@ -22,6 +23,7 @@ from onnxdecomp.progress import Progress, logged, silent, tracked
 from onnxdecomp.runtime import with_sizes
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Inspection:
     """What is there, and what can be done with it.

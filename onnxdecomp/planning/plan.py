@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import PathLike, naming, verified
 from onnxdecomp.errors import UsageError, first_line
 from onnxdecomp.factors import METHODS, ONE_RANK, Ranks
@@ -18,6 +19,7 @@ from onnxdecomp.planning.choice import Choice
 from onnxdecomp.planning.methods import applicable, rank_limits
 
 
+@abridged
 @verified
 @dataclass(frozen=True, slots=True)
 class Plan:

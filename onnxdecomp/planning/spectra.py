@@ -10,6 +10,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.factors import Floats, Spectrum
 from onnxdecomp.ir import Anchor, NotFiniteError, Site, read_finite_weight
 from onnxdecomp.planning.choice import Choice
@@ -23,6 +24,7 @@ PARTS = {"1/8": 1 / 8, "1/4": 1 / 4, "1/2": 1 / 2}
 RULES = ("0.25", "energy=0.9", "vbmf", "params=0.5", "macs=0.5")
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SiteSpectra:
     """The spectra of one site and the choices of the rules; worthwhile or not.

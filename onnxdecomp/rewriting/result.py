@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import PathLike, verified
 from onnxdecomp.comparing import Check, Quality
 from onnxdecomp.fitting import Errors, Factors, Fit
@@ -17,6 +18,7 @@ from onnxdecomp.ir import Model, Site, Survey, staged
 from onnxdecomp.planning import Choice, Plan, chain_macs, chain_params
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteReport:
     """What became of one Conv.
@@ -79,6 +81,7 @@ class Totals:
         return {name: {"before": before, "after": after} for name, (before, after) in pairs.items()}
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
     """The outcome of a rewrite; taken wherever a model is.
@@ -101,7 +104,7 @@ class Result:
     sites: tuple[SiteReport, ...]
     totals: Totals
     notes: tuple[str, ...]
-    sources: frozenset[Path]
+    sources: frozenset[Path] = field(repr=False)
     check: Check | None = None
     quality: Quality | None = None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxdecomp.arguments import a_class
 from onnxdecomp.errors import UsageError, first_line
 from onnxdecomp.ir import Array
 
@@ -30,7 +31,7 @@ def as_array(value: Any, where: str, *, copied: bool = False) -> Array:
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{where} is no array: {first_line(error)}") from error
     if array.dtype == object:
-        raise UsageError(f"{where} is no array of numbers but a {type(value).__name__}")
+        raise UsageError(f"{where} is no array of numbers but {a_class(type(value))}")
     return array
 
 

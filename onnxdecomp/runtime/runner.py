@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.errors import RunError
 from onnxdecomp.ir import Array
 from onnxdecomp.runtime.inputs import Feeds
@@ -18,6 +19,7 @@ from onnxdecomp.runtime.session import Engine, onnxruntime, open_session, run_er
 Outputs = dict[str, Array]
 
 
+@abridged
 @dataclass(frozen=True, slots=True)
 class Runner:
     """A loaded model.

@@ -1,4 +1,5 @@
 from .conform import conformed as conformed
+from .feeds import Dataset as Dataset
 from .feeds import FeedReader as FeedReader
 from .feeds import feed_arrays as feed_arrays
 from .feeds import feeds_of as feeds_of

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.runtime import Feeds
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Block:
     """Samples that lie together.

@@ -42,12 +42,24 @@ def conversion(spec: InputSpec, array: Array, preprocessing: Preprocessing | Non
     return partial(_cast, spec.dtype)
 
 
+def with_sample_axis(arrays: Feeds, specs: Sequence[InputSpec]) -> Feeds:
+    """The arrays of one feed, an array that lacks the first axis of its input as one sample of it."""
+    ranks = {spec.name: len(spec.shape or ()) for spec in specs}
+    return {
+        name: array[None] if array.ndim and array.ndim == ranks[name] - 1 else array
+        for name, array in arrays.items()
+    }
+
+
 def conformed(arrays: Feeds, specs: Sequence[InputSpec], where: str) -> Feeds:
     """The arrays of one feed as the inputs take them; for inputs that take no numbers, as they are.
+
+    An array without the batch axis is one sample.
 
     Raises:
         UsageError: as `conversion`.
     """
+    arrays = with_sample_axis(arrays, specs)
     converts = {
         spec.name: conversion(spec, arrays[spec.name], None, where)
         for spec in specs

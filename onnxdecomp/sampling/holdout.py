@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Source
 from onnxdecomp.sampling.labels import Labels, LabelsLike, labels_file, read_labels
 from onnxdecomp.sampling.opening import SamplesLike, as_samples
-from onnxdecomp.sampling.samples import Samples
+from onnxdecomp.sampling.samples import Opened, Samples
 
 DEFAULT_FITTED = 256
 # Samples held out at most, and their least share of a source that has no more than were asked for.
@@ -32,13 +33,15 @@ def hold_out(samples: Samples, count: int, seed: int = 0) -> tuple[Samples, Samp
     if count < 2:
         raise UsageError(f"`count` {count}: fitting needs at least 2, 64 or more do well")
     if total < 3:
-        raise UsageError(f"`samples`: {total} sample, but fitting needs 2 and one more to measure on")
+        have = "1 sample" if total == 1 else f"{total} samples"
+        raise UsageError(f"`samples`: {have}, but fitting needs 2 and one more to measure on")
     fitted = min(count, total - max(1, total // _LEAST_SHARE))
     order = [int(i) for i in np.random.default_rng(seed).permutation(total)]
     held = order[fitted : fitted + MOST_HELD_OUT]
     return samples.subset(sorted(order[:fitted])), samples.subset(sorted(held))
 
 
+@abridged
 @verified
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleSets:
@@ -65,7 +68,10 @@ class SampleSets:
     @classmethod
     @verified
     def draw(
-        cls, samples: Samples, count: int = DEFAULT_FITTED, labels: LabelsLike | None = None
+        cls,
+        samples: Opened,
+        count: int = DEFAULT_FITTED,
+        labels: LabelsLike | None = None,
     ) -> SampleSets:
         """A seeded draw of samples to fit to, and others to measure on.
 

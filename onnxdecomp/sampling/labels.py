@@ -15,7 +15,7 @@ from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Array
 from onnxdecomp.sampling.files import open_arrays
-from onnxdecomp.sampling.samples import Samples
+from onnxdecomp.sampling.samples import Opened, Samples
 
 Labels = NDArray[np.int64]
 # What functions take for them.
@@ -25,7 +25,7 @@ LabelsLike: TypeAlias = Annotated[
 
 
 @verified
-def read_labels(labels: LabelsLike, samples: Samples) -> Labels:
+def read_labels(labels: LabelsLike, samples: Opened) -> Labels:
     """The class of each sample drawn, shape (len(samples),).
 
     An example is in docs/python.md under "Samples".

@@ -14,14 +14,14 @@ from onnxdecomp.arguments import naming, verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Array, Source, as_model
 from onnxdecomp.runtime import InputSpec, input_specs
-from onnxdecomp.sampling.feeds import FeedReader, feeds_of, is_one_feed
+from onnxdecomp.sampling.feeds import Dataset, FeedReader, feeds_of, is_dataset, is_one_feed
 from onnxdecomp.sampling.preprocessing import Preprocessing
 from onnxdecomp.sampling.samples import Samples
 from onnxdecomp.sampling.sources import array_blocks, feed_bundles, path_blocks
 
 # What functions take for samples.
 SamplesLike: TypeAlias = Annotated[
-    Samples | str | os.PathLike[str] | Array | Mapping[str, Any] | Iterable[Any] | FeedReader,
+    Samples | str | os.PathLike[str] | Array | Mapping[str, Any] | Iterable[Any] | FeedReader | Dataset,
     "samples, a path, an array, a dict of arrays by input name, or such dicts one by one",
 ]
 
@@ -65,7 +65,10 @@ def open_samples(
             * a feed, a dict of arrays by input name with samples along the first axis, or without that axis
               of one sample; for a single input its array will do. It is read when it is needed;
             * an iterable of feeds, or an object whose get_next() returns feeds and then None (onnxruntime's
-              CalibrationDataReader). They are copied: their arrays may be used again.
+              CalibrationDataReader). They are copied: their arrays may be used again;
+            * a Dataset of PyTorch, or whatever has samples by number and a length: only those drawn are read.
+
+            Of a pair of a feed and its label, as datasets and loaders have them, the feed is taken.
 
             Arrays may be NumPy's, tensors of PyTorch, wherever they are, or lists of numbers.
         model: whose inputs to feed: a path, or the model itself.
@@ -105,6 +108,8 @@ def _open(
     if isinstance(source, str | os.PathLike):
         blocks = path_blocks(Path(source), specs, preprocessing)
     else:
+        if is_dataset(source) and count is not None:
+            source = [source[number] for number in _draw(len(source), count, seed)]
         feeds = feeds_of(source)
         one_pass = not isinstance(feeds, Sequence)
         copied = not is_one_feed(source)

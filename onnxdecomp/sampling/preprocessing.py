@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 
@@ -22,6 +23,7 @@ VALUE_OPTIONS = "`PRESETS` imagenet, 0-1 or caffe, or `scale`, `mean`, `std`"
 _LARGEST = 2**15
 
 
+@abridged
 @verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import overload
+from typing import Annotated, TypeAlias, overload
 
 import numpy as np
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.runtime import Feeds
@@ -21,6 +22,7 @@ from onnxdecomp.sampling.blocks import Block
 BATCH = 32
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Samples:
     """Samples of a model's inputs, read when they are needed; they can be pickled.
@@ -150,6 +152,10 @@ class Samples:
         for index in indices:
             number = bisect_right(ends, index)
             yield self.blocks[number], index - (ends[number] - self.blocks[number].rows)
+
+
+# What functions take where no model tells how to open samples.
+Opened: TypeAlias = Annotated[Samples, "Samples, which `open_samples` makes for a model"]
 
 
 def _stackable(first: Feeds, other: Feeds, whole: frozenset[str]) -> bool:

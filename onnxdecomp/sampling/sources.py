@@ -20,6 +20,7 @@ from onnxdecomp.sampling.conform import (
     require_image_shape,
     require_values,
     takes_bytes_as_images,
+    with_sample_axis,
 )
 from onnxdecomp.sampling.feeds import feed_arrays
 from onnxdecomp.sampling.files import read_arrays, read_test_set, test_sets
@@ -138,16 +139,12 @@ def _read_row(
 
 
 def _with_sample_axis(bundle: Bundle, specs: Sequence[InputSpec]) -> Bundle:
-    arrays = dict(bundle.arrays)
     for spec in specs:
-        array = arrays[spec.name]
-        if spec.shape and array.ndim and array.ndim == len(spec.shape) - 1:
-            arrays[spec.name] = array[None]
-        elif spec.shape is None and array.ndim == 0:
+        if spec.shape is None and bundle.arrays[spec.name].ndim == 0:
             raise UsageError(
                 f"{bundle.name}: input '{spec.name}' needs samples along a first axis, has a scalar"
             )
-    return replace(bundle, arrays=arrays)
+    return replace(bundle, arrays=with_sample_axis(bundle.arrays, specs))
 
 
 def _lead(arrays: Feeds, specs: Sequence[InputSpec]) -> InputSpec | None:

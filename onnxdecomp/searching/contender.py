@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.comparing import Quality, Score
 from onnxdecomp.planning import Plan
@@ -15,6 +16,7 @@ from onnxdecomp.searching.goal import Goal
 from onnxdecomp.timing import Speedup
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Contender:
     """A plan, and what is known of the model it makes.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.errors import OutputError, UsageError
 from onnxdecomp.runtime import cache_folder
 
@@ -22,6 +23,7 @@ _OTHER = "other"
 _OURS = re.compile(rf"({'|'.join(KINDS)})-[0-9a-f]{{24}}\.json")
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheKind:
     """The files of one kind.
@@ -41,6 +43,7 @@ class CacheKind:
     nbytes: int
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheContents:
     """What lies in the folder that searches keep their measurements in.

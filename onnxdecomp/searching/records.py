@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.errors import StoppedError, UsageError
 from onnxdecomp.planning import Plan
@@ -15,6 +16,7 @@ from onnxdecomp.searching.levels import Scored
 from onnxdecomp.searching.storage import load_optuna, open_storage, require_existing
 
 
+@abridged
 @verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
@@ -60,6 +62,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StudyResult:
     """What all processes of a study have found so far.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import PathLike, verified
 from onnxdecomp.comparing import Baseline
 from onnxdecomp.errors import GoalError, StoppedError
@@ -19,6 +20,7 @@ from onnxdecomp.searching.records import StudyResult
 from onnxdecomp.searching.weighed import Solution
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SearchResult:
     """What a search came to; where it met its goal, taken wherever a model is.
@@ -43,17 +45,17 @@ class SearchResult:
 
     goal: Goal
     timed: bool
-    baseline: Baseline
+    baseline: Baseline = field(repr=False)
     best: Contender | None
     met: bool
     tried: tuple[Contender, ...]
-    solution: Solution
+    solution: Solution = field(repr=False)
     original_seconds: float | None
     stopped: bool
     interrupted: StoppedError | None
     study: StudyResult | None
     notes: tuple[str, ...]
-    environment: Mapping[str, Any]
+    environment: Mapping[str, Any] = field(repr=False)
 
     @property
     def plan(self) -> Plan | None:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.comparing import Baseline, Metric
 from onnxdecomp.errors import UsageError
@@ -22,6 +23,7 @@ COSTS = ("measured", "macs")
 ALIGN = {"measured": 8, "macs": 2}
 
 
+@abridged
 @verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trials:

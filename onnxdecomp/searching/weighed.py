@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.planning import Choice, Front, Plan, Unit, front
 from onnxdecomp.searching.figures import Figures
 
@@ -13,6 +14,7 @@ from onnxdecomp.searching.figures import Figures
 _FASTER = 0.98
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Weighed:
     """Units with what their choices cost and lose.
@@ -81,6 +83,7 @@ class Weighed:
         return Solution(weighed=self, options=options, front=front(points))
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Solution:
     """The front of a weighed model.

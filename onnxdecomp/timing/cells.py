@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.ir import scratch_folder
 from onnxdecomp.timing.copies import halved
 from onnxdecomp.timing.racing import Budget, Contestant, launches
@@ -17,6 +18,7 @@ from onnxdecomp.timing.stats import Launch, Speedup, medians, speedup
 from onnxdecomp.timing.subjects import Lineup
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cell:
     """What is known of all models in one setting; it grows with every launch.

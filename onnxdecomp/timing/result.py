@@ -6,14 +6,16 @@ import csv
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.errors import StoppedError
 from onnxdecomp.timing.cells import Cell, cell_comparisons, cell_rows
 from onnxdecomp.timing.layers import LayerTable
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BenchResult:
     """How fast models are in several settings.
@@ -31,7 +33,7 @@ class BenchResult:
     names: tuple[str, ...]
     cells: tuple[Cell, ...]
     layers: LayerTable | None
-    environment: Mapping[str, Any]
+    environment: Mapping[str, Any] = field(repr=False)
     stopped: StoppedError | None
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.runtime import Engine, Provider, find_providers
@@ -17,6 +18,7 @@ _LARGEST_BATCH = 2**20
 PRECISIONS = ("fp32", "fp16")
 
 
+@abridged
 @verified
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:

@@ -352,7 +352,7 @@ def test_no_feeds_are_refused(source: Any) -> None:
 @pytest.mark.parametrize(
     ("feeds", "says"),
     [
-        ([3], "`source`: feed 0 is a int; give dicts of arrays by input name"),
+        (range(3), "`source`: feed 0 is an int; give dicts of arrays by input name"),
         ([{"x": print}], "`source`: feed 0: input 'x' is no array of numbers but a builtin_function"),
         ([{"x": [[1], [1, 2]]}], "`source`: feed 0: input 'x' is no array: "),
         ([{"x": X}, {"y": X}], "feed 1 has no array for the input 'x'; it has y"),
