@@ -87,7 +87,7 @@ def tune(
                 rewritten=second,
                 landmarks=landmarks,
                 teacher=teacher,
-                before=teacher.distances(student, landmarks.names),
+                before=teacher.distances(student, landmarks),
                 samples=(len(fitted), len(held_out)),
                 began=began,
             )

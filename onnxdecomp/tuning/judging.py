@@ -52,7 +52,7 @@ def judged(task: Task, descent: Descent | None, notes: Sequence[str]) -> TuneRes
     if descent is not None and descent.steps:
         tuned = with_values(task.rewritten, descent.best)
         with opened(tuned, names) as runner:
-            after = task.teacher.distances(runner, names)
+            after = task.teacher.distances(runner, task.landmarks)
     improved = _error(task, after) < _error(task, task.before)
     return TuneResult(
         tuned=tuned if improved else task.rewritten,
@@ -71,8 +71,8 @@ def judged(task: Task, descent: Descent | None, notes: Sequence[str]) -> TuneRes
 
 
 def _error(task: Task, found: Mapping[str, Tally]) -> float:
-    """The squared error of the outputs, each as a part of its own size."""
-    return sum(found[name].share for name in task.landmarks.outputs)
+    """The squared error of what is judged, each as a part of its own size."""
+    return sum(found[name].share for name in task.landmarks.judged)
 
 
 def _gap(name: str, before: Mapping[str, Tally], after: Mapping[str, Tally]) -> Gap:
@@ -81,6 +81,10 @@ def _gap(name: str, before: Mapping[str, Tally], after: Mapping[str, Tally]) -> 
 
 
 def _said(descent: Descent | None) -> list[str]:
-    if descent is None or not descent.restarted:
+    """What else is to be said of a descent."""
+    if descent is None:
         return []
-    return ["the error grew out of bounds: it went on from the best state at a tenth of the rate"]
+    if not descent.steps and descent.interrupted is None:
+        return ["no step was made: give a longer `time_limit`, or fewer samples"]
+    again = "the error grew out of bounds: it went on from the best state at a tenth of the rate"
+    return [again] if descent.restarted else []

@@ -9,12 +9,15 @@ from onnx import GraphProto, NodeProto
 
 from onnxdecomp.ir import Model, is_onnx_op
 from onnxdecomp.runtime import reads_of
+from onnxdecomp.tuning.trained import FLOATS
 
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Celu", "Selu", "Clip"}) | {
     *("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Tanh", "Softplus", "Softsign", "Mish", "Gelu")
 }
 # What gates a tensor by a Mul: x · sigmoid(x).
 _GATES = frozenset({"Sigmoid", "HardSigmoid", "Tanh", "Erf"})
+# What follows from shapes and places does not follow smoothly from values.
+_BLUNT = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "NonZero"})
 # After them scores differ little where it matters, and gradients vanish.
 _FINAL = frozenset({"Softmax", "LogSoftmax"})
 
@@ -25,11 +28,16 @@ class Landmarks:
 
     Attributes:
         inner: behind activations and residual Adds, in the order of the graph.
-        outputs: the model's outputs; scores in front of a final Softmax in the place of what comes of them.
+        outputs: the model's outputs of floats; in the place of a final Softmax the scores in front of it.
     """
 
     inner: tuple[str, ...]
     outputs: tuple[str, ...]
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Those that say which of two models is better: the outputs, or all where no output is of floats."""
+        return self.outputs or self.inner
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,15 +70,20 @@ def find_landmarks(original: Model, rewritten: Model, trained: Set[str]) -> Land
         and node.output[0] in before
         and before[node.output[0]].op_type == node.op_type
     ]
-    outputs = [_scores(value.name, producers, before) for value in graph.output if value.name in moved]
-    return Landmarks(inner=tuple(name for name in inner if name not in outputs), outputs=tuple(outputs))
+    outputs = [
+        _scores(value.name, producers, before)
+        for value in graph.output
+        if value.name in moved and value.type.tensor_type.elem_type in FLOATS
+    ]
+    inside = tuple(name for name in inner if name not in outputs)
+    return Landmarks(inner=inside, outputs=tuple(dict.fromkeys(outputs)))
 
 
 def _behind(graph: GraphProto, names: Set[str]) -> set[str]:
-    """The tensors that follow from some, these included."""
+    """The tensors that follow from the values of some, these included."""
     reached = set(names)
     for node in graph.node:
-        if not reached.isdisjoint(reads_of(node)):
+        if node.op_type not in _BLUNT and not reached.isdisjoint(reads_of(node)):
             reached.update(filter(None, node.output))
     return reached
 

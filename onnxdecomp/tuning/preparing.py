@@ -60,8 +60,8 @@ def prepared(
 
 
 def watched(program: Program, landmarks: Landmarks) -> tuple[str, ...]:
-    """The targets that say which state is best: the outputs, or what stands last in front of their end."""
-    return tuple(name for name in landmarks.outputs if name in program.targets) or program.targets[-1:]
+    """The targets that say which state is best: what is judged, or what stands last in front of its end."""
+    return tuple(name for name in landmarks.judged if name in program.targets) or program.targets[-1:]
 
 
 def _distance(expected: Array, found: Array) -> float:

@@ -13,6 +13,7 @@ from onnxdecomp.comparing import Tally
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Model, on_disk
 from onnxdecomp.runtime import Feeds, Outputs, Runner, open_in_onnxruntime
+from onnxdecomp.tuning.landmarks import Landmarks
 
 
 @contextlib.contextmanager
@@ -81,17 +82,18 @@ class Teacher:
             variances[name] = max(variance, 1e-6 * squares / count if count else 0.0) or 1.0
         return cls(runner=runner, held_out=held_out, variances=variances)
 
-    def distances(self, student: Runner, names: Sequence[str]) -> dict[str, Tally]:
+    def distances(self, student: Runner, landmarks: Landmarks) -> dict[str, Tally]:
         """How far a model, in ONNX Runtime too, is from the original on the samples held out.
 
         Raises:
-            UsageError: a landmark has another shape there: one model is not made of the other.
+            UsageError: a tensor inside has another shape there: one model is not made of the other. That of
+                an output may follow from the data, as after a selection.
         """
-        tallies = {name: Tally() for name in names}
+        tallies = {name: Tally() for name in landmarks.names}
         for feeds in self.held_out:
             wanted, found = self.runner.run(feeds), student.run(feeds)
             for name, tally in tallies.items():
-                if wanted[name].shape != found[name].shape:
+                if wanted[name].shape != found[name].shape and name in landmarks.inner:
                     raise UsageError(
                         f"`rewritten` is not made of `original`: tensor '{name}' has the shape "
                         f"{list(found[name].shape)} in one and {list(wanted[name].shape)} in the other"

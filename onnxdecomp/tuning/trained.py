@@ -12,7 +12,7 @@ from onnxdecomp.ir import Array, Model, Spool, is_external, is_onnx_op, read
 
 FACTORS, NORMS, CONVS = TRAINED = ("factors", "factors+norms", "convs")
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # Their scale and bias; statistics are measured, not trained.
 _NORMS = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -34,7 +34,7 @@ def find_trained(original: Model, rewritten: Model, train: str) -> dict[str, Arr
     graph = rewritten.proto.graph
     # From IR 4 on callers may override an initialiser that is an input.
     inputs = {value.name for value in graph.input} if rewritten.proto.ir_version >= 4 else set()
-    floats = {t.name: t for t in graph.initializer if t.data_type in _FLOATS and t.name not in inputs}
+    floats = {t.name: t for t in graph.initializer if t.data_type in FLOATS and t.name not in inputs}
     before = {tensor.name: tensor for tensor in original.proto.graph.initializer}
     chosen = {
         name

@@ -23,7 +23,7 @@ import torch
 import onnxdecomp
 from onnxdecomp import ProgressEvent, StoppedError, UsageError, tune
 from onnxdecomp.ir import Model, load
-from onnxdecomp.tuning import asking
+from onnxdecomp.tuning import asking, descent
 from onnxdecomp.tuning.landmarks import find_landmarks
 from onnxdecomp.tuning.operators import table
 from onnxdecomp.tuning.trained import find_trained
@@ -215,6 +215,28 @@ def test_after_a_divergence_it_goes_on_from_the_best(monkeypatch: pytest.MonkeyP
     assert all(after <= before for before, after in distances(result)[:1])
 
 
+def test_onnx_runtime_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the loop took for the best: what is farther off there is not kept."""
+    original = net()
+    start = chained(original, data=onnxdecomp.open_samples(IMAGES, original))
+
+    def misled(program: Any, *_: object) -> descent.Descent:
+        best = {name: 1.5 * tensor.detach().numpy() for name, tensor in program.parameters.items()}
+        return descent.Descent(best=best, curve=(), steps=1, restarted=False, interrupted=None)
+
+    monkeypatch.setattr(descent, "descend", misled)
+    result = tune(original, start, IMAGES, steps=1)
+    assert not result.improved and result.model == start
+    assert result.outputs[0].after is not None and result.outputs[0].before is not None
+    assert result.outputs[0].after > result.outputs[0].before
+
+
+def test_a_time_limit_that_is_over_at_once_changes_nothing_and_says_so() -> None:
+    start = chained(net())
+    result = tune(net(), start, IMAGES, time_limit=1e-9)
+    assert not result.improved and result.model == start and "no step was made" in result.notes[0]
+
+
 def test_an_interruption_keeps_the_best_so_far() -> None:
     def progress(event: ProgressEvent) -> None:
         if event.stage == "tuning" and event.done == 10:
@@ -299,6 +321,38 @@ def test_a_sum_that_nothing_follows_and_a_gate_are_landmarks() -> None:
     trained = find_trained(as_model(proto), as_model(made), "factors")
     found = find_landmarks(as_model(proto), as_model(made), trained.keys())
     assert (found.inner, found.outputs) == (("b", "c"), ("e",))
+
+
+def test_shapes_and_classes_are_none() -> None:
+    """What is computed of them does not follow smoothly from what is trained."""
+    text = """m (float[N,8,6,6] x) => (float[?,?,?,?] y, int64[N,1,6,6] best) {
+      [one] a = Conv <pads=[1,1,1,1]> (x, w)
+      b = Relu (a)
+      s = Shape (b)
+      t = Shape (x)
+      u = Add (s, t)
+      v = Sub (u, t)
+      best = ArgMax <axis=1> (b)
+      y = Reshape (b, v)
+    }"""
+    proto = nets.model(text, w=nets.weight(8, 8, 3, 3))
+    made = disturbed(nets.rewrite(proto, nets.FULL_RANK, policy=nets.ANYTHING).model, 0.1)
+    trained = find_trained(as_model(proto), as_model(made), "factors")
+    found = find_landmarks(as_model(proto), as_model(made), trained.keys())
+    assert (found.inner, found.outputs) == (("b",), ("y",))
+    assert tune(proto, made, nets.structured(40, 8, 6, 6, seed=5), steps=60, batch=16).improved
+
+
+def test_without_an_output_of_floats_the_inside_is_judged() -> None:
+    text = """m (float[N,8,6,6] x) => (int64[N,1,6,6] best) {
+      [one] a = Conv <pads=[1,1,1,1]> (x, w)
+      b = Relu (a)
+      best = ArgMax <axis=1> (b)
+    }"""
+    proto = nets.model(text, w=nets.weight(8, 8, 3, 3))
+    made = disturbed(nets.rewrite(proto, nets.FULL_RANK, policy=nets.ANYTHING).model, 0.1)
+    result = tune(proto, made, nets.structured(40, 8, 6, 6, seed=5), steps=60, batch=16)
+    assert result.improved and result.outputs == ()
 
 
 # What is refused

@@ -65,8 +65,10 @@ def find_function(node: NodeProto, opset: int) -> Function | str:
         node: of the default domain; of others none is computed.
         opset: version of the default operator set in force.
     """
-    if not is_onnx_op(node, node.op_type) or not onnx.defs.has(node.op_type):
-        return f"{node.domain or 'no domain'}'s {node.op_type} is not computed here"
+    if not is_onnx_op(node, node.op_type):
+        return f"{node.op_type} of {node.domain} is not computed here"
+    if not onnx.defs.has(node.op_type, opset, ""):
+        return f"{node.op_type} is none of ONNX's operators"
     version = onnx.defs.get_schema(node.op_type, opset).since_version
     entry = next((e for e in TABLE.get(node.op_type, ()) if e.since <= version <= e.until), None)
     if entry is None:
