@@ -222,7 +222,8 @@ def test_gradients_end_in_front_of_an_operator_that_is_not_computed() -> None:
 
 def test_what_turns_out_not_to_be_computed_is_told_too() -> None:
     text = """m (float[N,4,6,6] x, float[?] k) => (float[?,?,?,?] y, float[N,4,6,6] z) {
-      y = Resize <mode="linear", antialias=1> (x, , k)
+      h = Resize <mode="linear", antialias=1> (x, , k)
+      y = Relu (h)
       z = Relu (x)
     }"""
     proto = nets.model('<ir_version: 8, opset_import: ["" : 18]> ' + text)

@@ -230,13 +230,12 @@ def test_an_absurd_rate_keeps_what_there_was(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_after_a_divergence_it_goes_on_from_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rate that is too high, of which a tenth does well."""
+    """One step goes far astray, and none of the others goes anywhere."""
+    monkeypatch.setattr(descent, "one_cycle", lambda way: 0.0 if way else 1e6)
     original = net()
-    start = disturbed(chained(original, nets.FULL_RANK), 0.1)
-    monkeypatch.setattr(asking, "_RATE", 1.0)
-    result = tune(original, start, IMAGES, steps=100, batch=16)
+    result = tune(original, disturbed(chained(original, nets.FULL_RANK), 0.1), IMAGES, steps=40, batch=16)
     assert any("a tenth of the rate" in note for note in result.notes)
-    assert all(after <= before for before, after in distances(result)[:1])
+    assert result.curve[0][1] == result.curve[-1][1] and not result.improved
 
 
 def test_onnx_runtime_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
