@@ -146,11 +146,11 @@ def test_an_argument_is_taken_or_refused_by_its_name(
     if name == "rewrite":
         given["rank"] = "in=0.5,out=0.5"
         given["policy"] = nets.ANYTHING
+    if name == "search":
+        given |= {"cost": "macs", "policy": onnxdecomp.Policy(min_channels=1)}
     if name == "tune":
         made = nets.rewrite("in.onnx", 0.5, policy=nets.ANYTHING)
         given |= {"rewritten": made, "steps": 1, "time_limit": 1.0}
-    if name == "search":
-        given |= {"cost": "macs", "policy": onnxdecomp.Policy(min_channels=1)}
     instance = [valid(owner)] if owner is not None else []
     unclear = []
     for value in WRONG:
