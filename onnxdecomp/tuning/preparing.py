@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from onnx import TensorProto
+from torch import Tensor
 
 from onnxdecomp.ir import Array
-from onnxdecomp.runtime import Runner
+from onnxdecomp.runtime import Feeds, Runner
 from onnxdecomp.tuning.judging import Task
 from onnxdecomp.tuning.landmarks import Landmarks
 from onnxdecomp.tuning.program import Program
@@ -31,32 +31,43 @@ def prepared(
         student: the rewritten model in ONNX Runtime.
         device: of PyTorch.
     """
-    program = Program.of(task.rewritten, task.landmarks.names, values, device)
+    whole = Program.of(task.rewritten, task.landmarks.names, values, device)
     feeds = task.teacher.held_out[0]
-    program = program.tried(feeds)
-    expected = student.run(feeds)
-    with torch.no_grad():
-        found = {name: value.cpu().numpy() for name, value in program.run(feeds).items()}
     half = any(tensor.data_type in _HALF for tensor in task.rewritten.proto.graph.initializer)
-    limit = _SAME_IN_HALF if half else _SAME
-    program = program.less(
-        {
-            name: "PyTorch computes it otherwise than ONNX Runtime"
-            for name, value in found.items()
-            if not _distance(expected[name], value) <= limit
-        }
-    )
-    notes = []
-    if program.missing:
-        name, why = next(iter(program.missing.items()))
-        count = f"{len(program.missing)} of {len(task.landmarks.names)} tensors"
-        notes.append(f"no gradients come from {count}: '{name}', since {why}")
+    program = whole.tried(feeds)
+    program = program.less(_of_no_use(program, feeds, student, _SAME_IN_HALF if half else _SAME))
     used = {name for step in program.steps for name in step.inputs}
     trained = {name: tensor for name, tensor in program.parameters.items() if name in used}
-    if len(trained) < len(program.parameters):
-        lost = [name for name in program.parameters if name not in used]
-        notes.append(f"no gradients reach {len(lost)} of {len(values)} weights, '{lost[0]}' among them")
-    return dataclasses.replace(program, parameters=trained), notes
+    return dataclasses.replace(program, parameters=trained), _notes(program, whole, trained)
+
+
+def _of_no_use(program: Program, feeds: Feeds, student: Runner, limit: float) -> dict[str, str]:
+    """The targets that must not be trained on, and why."""
+    expected, lost = student.run(feeds), {}
+    for name, value in program.run(feeds).items():
+        if not value.requires_grad:
+            lost[name] = "no gradient passes through what computes it"
+        elif not _distance(expected[name], value.detach().cpu().numpy()) <= limit:
+            lost[name] = "PyTorch computes it otherwise than ONNX Runtime"
+    return lost
+
+
+def _notes(program: Program, whole: Program, trained: Mapping[str, Tensor]) -> list[str]:
+    """What cannot be trained, of all that was asked for."""
+    notes = []
+    asked = len(whole.targets) + len(whole.missing)
+    if not asked:
+        notes.append("no tensor of floats that both models have follows from what is trained")
+    if program.missing:
+        name, why = next(iter(program.missing.items()))
+        notes.append(
+            f"no gradients come from {len(program.missing)} of {asked} tensors: '{name}', since {why}"
+        )
+    lost = [name for name in program.parameters if name not in trained]
+    if lost and asked:
+        count = f"{len(lost)} of {len(program.parameters)} weights"
+        notes.append(f"no gradients reach {count}, '{lost[0]}' among them")
+    return notes
 
 
 def watched(program: Program, landmarks: Landmarks) -> tuple[str, ...]:

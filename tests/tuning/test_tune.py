@@ -304,6 +304,19 @@ def test_where_nothing_can_be_computed_nothing_is_changed(monkeypatch: pytest.Mo
     assert not result.improved and result.model == start and result.steps == 0 and result.notes
 
 
+def test_where_no_gradient_passes_nothing_is_trained_on() -> None:
+    text = """m (float[N,8,6,6] x) => (float[N,8,6,6] y) {
+      [one] a = Conv <pads=[1,1,1,1]> (x, w)
+      b = Floor (a)
+      c = Greater (a, b)
+      y = Cast <to=1> (c)
+    }"""
+    proto = nets.model(text, w=nets.weight(8, 8, 3, 3))
+    made = nets.rewrite(proto, 0.5, policy=nets.ANYTHING).model
+    result = tune(proto, made, nets.structured(40, 8, 6, 6, seed=5), steps=3)
+    assert not result.improved and "no gradient passes" in result.notes[0]
+
+
 def test_what_pytorch_computes_otherwise_is_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A teacher must not be followed by a pupil who reckons otherwise."""
     wrong = table.Entry(lambda x: x.abs())

@@ -53,42 +53,30 @@ def conv_transpose(
     """ConvTranspose: x (N, C, *sizes), weight (C, D / group, *kernel), bias (D,)."""
     count = x.ndim - 2
     stride, dilation = each(strides, count), each(dilations, count)
+    whole = _TRANSPOSED[count](x, weight, None, stride, 0, 0, group, dilation)
     more = list(output_padding) if output_padding is not None else [0] * count
-    spans = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
-    full = [s * (size - 1) + span for s, size, span in zip(stride, x.shape[2:], spans, strict=True)]
     if output_shape is not None:
-        wanted = list(output_shape)[-count:]
+        around = _surplus(auto_pad, whole.shape[2:], more, list(output_shape)[-count:])
     elif auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        wanted = [size * s for size, s in zip(x.shape[2:], stride, strict=True)]
+        sizes = [size * step for size, step in zip(x.shape[2:], stride, strict=True)]
+        around = _surplus(auto_pad, whole.shape[2:], more, sizes)
     else:
-        around = find_pads(auto_pad, pads, x.shape[2:], spans, stride, dilation)
-        return _cut(_transposed(x, weight, bias, stride, dilation, group), around, more, full)
-    around = []
-    for whole, extra, size in zip(full, more, wanted, strict=True):
-        total = whole + extra - size
-        less = total // 2
-        around.append((less, total - less) if auto_pad == "SAME_UPPER" else (total - less, less))
-    return _cut(_transposed(x, weight, bias, stride, dilation, group), around, more, full)
-
-
-def _transposed(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], dilation: list[int], group: int
-) -> tuple[Tensor, Tensor | None]:
-    transposed = _TRANSPOSED[x.ndim - 2]
-    return transposed(x, weight, None, stride, 0, 0, group, dilation), bias
-
-
-def _cut(
-    made: tuple[Tensor, Tensor | None],
-    around: Sequence[tuple[int, int]],
-    more: Sequence[int],
-    full: Sequence[int],
-) -> Tensor:
-    """The whole product less its pads, with what is asked for behind it, and the bias."""
-    whole, bias = made
+        around = find_pads(auto_pad, pads, x.shape[2:], weight.shape[2:], stride, dilation)
     sides = [(-before, extra - behind) for (before, behind), extra in zip(around, more, strict=True)]
     product = padded(whole, sides)
-    return product if bias is None else product + bias.reshape(-1, *[1] * len(full))
+    return product if bias is None else product + bias.reshape(-1, *[1] * count)
+
+
+def _surplus(
+    rule: str, whole: Sequence[int], more: Sequence[int], wanted: Sequence[int]
+) -> list[tuple[int, int]]:
+    """What is cut off before and behind each axis for the product to have the size that is wanted."""
+    found = []
+    for length, extra, size in zip(whole, more, wanted, strict=True):
+        total = length + extra - size
+        less = total // 2
+        found.append((less, total - less) if rule == "SAME_UPPER" else (total - less, less))
+    return found
 
 
 def gemm(
