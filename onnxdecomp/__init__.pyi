@@ -56,5 +56,8 @@ from .timing import Setting as Setting
 from .timing import Speedup as Speedup
 from .timing import bench as bench
 from .timing import settings as settings
+from .tuning import Gap as Gap
+from .tuning import TuneResult as TuneResult
+from .tuning import tune as tune
 
 __version__: str

@@ -324,7 +324,7 @@ def documented(command: str) -> set[str]:
     parts = re.split(r"^## ", prose(ROOT / "docs" / "command-line.md"), flags=re.MULTILINE)
     own = next(part for part in parts if part.startswith(f"{command}\n"))
     shared = next(part for part in parts if part.startswith("Options that several"))
-    of_data = ("rewrite", "search", "compare", "bench")
+    of_data = ("rewrite", "search", "tune", "compare", "bench")
     cells = [row[0] for row in rows(own)] + re.findall(r"^Exactly one goal: .*?;", own, re.M | re.S)
     for option, commands, _ in rows(shared):
         names = of_data if commands == "as `--data`" else commands.split(", ")
@@ -332,7 +332,7 @@ def documented(command: str) -> set[str]:
     return {option for cell in cells for option in re.findall(r"--[a-z][\w-]*", cell)}
 
 
-@pytest.mark.parametrize("command", ["inspect", "rewrite", "search", "compare", "bench", "cache"])
+@pytest.mark.parametrize("command", ["inspect", "rewrite", "search", "tune", "compare", "bench", "cache"])
 def test_the_page_of_the_command_line_has_every_option_and_no_other(command: str) -> None:
     assert documented(command) == options(command) - {"--help"}
 

@@ -23,6 +23,7 @@ ROOMS = (
     "sampling",
     "comparing",
     "fitting",
+    "tuning",
     "rewriting",
     "timing",
     "searching",

@@ -33,7 +33,15 @@ def loaded(program: str, folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["rewrite", "--help"], ["search", "--help"], ["bench", "--help"]]
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["rewrite", "--help"],
+        ["search", "--help"],
+        ["tune", "--help"],
+        ["bench", "--help"],
+    ],
 )
 def test_help_loads_neither_the_heavy_packages_nor_onnx(words: list[str], tmp_path: Path) -> None:
     found = loaded(COMMAND.format(words=words) + "main()", tmp_path)

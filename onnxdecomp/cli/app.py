@@ -25,6 +25,7 @@ from onnxdecomp.cli.inspect import inspect
 from onnxdecomp.cli.rewrite import rewrite
 from onnxdecomp.cli.search import search
 from onnxdecomp.cli.trials import trials
+from onnxdecomp.cli.tune import tune
 from onnxdecomp.errors import OnnxdecompError, StoppedError, first_line, printable
 from onnxdecomp.stopping import SIGNALS, stop, stopped_by
 
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make trained CNNs smaller and faster by tensor decomposition: ONNX in, ONNX out.",
 )
-for command in (inspect, rewrite, search, trials, compare, bench, cache):
+for command in (inspect, rewrite, search, tune, trials, compare, bench, cache):
     app.command(cls=PanelCommand)(command)
 
 

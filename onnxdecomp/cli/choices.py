@@ -42,6 +42,21 @@ class Cost(StrEnum):
     MACS = "macs"
 
 
+class Train(StrEnum):
+    """What tuning trains."""
+
+    FACTORS = "factors"
+    NORMS = "factors+norms"
+    CONVS = "convs"
+
+
+class Device(StrEnum):
+    """Where PyTorch computes."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 class Preset(StrEnum):
     """Preprocessing of images and bytes."""
 

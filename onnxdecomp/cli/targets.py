@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from onnxdecomp.cli.telling import Voice
     from onnxdecomp.rewriting import Result
+    from onnxdecomp.tuning import TuneResult
 
 
 class Targets:
@@ -89,7 +90,7 @@ class Targets:
             self._written.append(path)
 
     @contextlib.contextmanager
-    def staged(self, result: Result) -> Iterator[Path]:
+    def staged(self, result: Result | TuneResult) -> Iterator[Path]:
         """The new model as a file that loads; it is moved to its place when the block succeeds."""
         if self._model is None:
             raise ValueError("no model is wanted")

@@ -19,6 +19,7 @@ from .runner import Outputs as Outputs
 from .runner import Runner as Runner
 from .runner import open_in_onnxruntime as open_in_onnxruntime
 from .runner import open_in_reference as open_in_reference
+from .segments import segment as segment
 from .session import Engine as Engine
 from .session import onnxruntime as onnxruntime
 from .session import open_session as open_session
@@ -27,3 +28,4 @@ from .sizes import feeds_shapes as feeds_shapes
 from .sizes import observe_sizes as observe_sizes
 from .sizes import with_sizes as with_sizes
 from .walk import Walk as Walk
+from .walk import reads_of as reads_of

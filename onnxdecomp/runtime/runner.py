@@ -37,19 +37,20 @@ class Runner:
     path: Path
 
 
-def open_in_onnxruntime(path: Path, *, extended: bool = False) -> Runner:
+def open_in_onnxruntime(path: Path, *, extended: bool = False, threads: int | None = None) -> Runner:
     """Load the model at `path` into ONNX Runtime's CPU execution provider, all optimisations on.
 
     Args:
         path: of the model.
         extended: leave the blocked layout out; see `Engine`.
+        threads: how many it may take; None for as many as it likes.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         RunError: it does not load the model, or, from `run`, does not run it.
     """
     with run_errors(f"ONNX Runtime does not load {path.name}"):
-        session = open_session(str(path), Engine(threads=None, extended=extended))
+        session = open_session(str(path), Engine(threads=threads, extended=extended))
     names = [output.name for output in session.get_outputs()]
 
     def run(feeds: Feeds) -> Outputs:

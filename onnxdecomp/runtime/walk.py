@@ -66,7 +66,7 @@ class Walk:
 
     def _index(self) -> None:
         self._producers = {name: node for node in self._nodes for name in filter(None, node.output)}
-        self._reads = {id(node): tuple(_reads(node)) for node in self._nodes}
+        self._reads = {id(node): tuple(reads_of(node)) for node in self._nodes}
         # What follows from constants alone is computed where it is read, and never kept.
         fixed: set[str] = set(self._constants)
         self._fixed: set[int] = set()
@@ -227,7 +227,7 @@ class Walk:
             return [np.asarray(value) for value in session.run(outputs, dict(feeds))]
 
 
-def _reads(node: NodeProto) -> Iterator[str]:
+def reads_of(node: NodeProto) -> Iterator[str]:
     """The tensors a node reads, those that the graphs inside it read from around it included."""
     yield from filter(None, node.input)
     for _, graph in subgraphs(node):
@@ -235,6 +235,6 @@ def _reads(node: NodeProto) -> Iterator[str]:
         inside |= {tensor.values.name for tensor in graph.sparse_initializer}
         inside |= {value.name for value in graph.input}
         for inner in graph.node:
-            yield from (name for name in _reads(inner) if name not in inside)
+            yield from (name for name in reads_of(inner) if name not in inside)
             inside.update(inner.output)
         yield from (value.name for value in graph.output if value.name not in inside)

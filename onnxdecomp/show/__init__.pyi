@@ -16,3 +16,4 @@ from .text import si as si
 from .text import with_flags as with_flags
 from .timing import cell_view as cell_view
 from .timing import layers_view as layers_view
+from .tuning import tune_view as tune_view

@@ -15,6 +15,7 @@ FLAGS = {
     "align": "--align",
     "allow_slower": "--allow-slower",
     "batch": "--batch",
+    "augment": "--no-augment",
     "batches": "--batch",
     "best_effort": "--best-effort",
     "channels": "--channels",
@@ -22,6 +23,7 @@ FLAGS = {
     "count": "--samples",
     "cuda_graph": "--cuda-graph",
     "data": "--data",
+    "device": "--device",
     "duration": "--duration",
     "fold_bn": "--no-fold-bn",  # on unless told otherwise, so a message that names it means without
     "freeze_weights": "--freeze-weights",
@@ -54,14 +56,17 @@ FLAGS = {
     "scale": "--scale",
     "size": "--size",
     "Preprocessing.size": "--image-size",
+    "seed": "--seed",
     "skip": "--skip",
     "source": "--data",
     "speedup": "--speedup",
     "std": "--std",
+    "steps": "--steps",
     "storage": "--storage",
     "study": "--study",
     "threads": "--threads",
     "time_limit": "--time-limit",
+    "train": "--train",
     "trials": "--trials",
 }
 # A word of its own: names that a message quotes may hold backticks, too.

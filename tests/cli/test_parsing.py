@@ -15,6 +15,8 @@ from onnxdecomp.sampling import PRESETS
 from onnxdecomp.sampling.preprocessing import CHANNELS, LAYOUTS
 from onnxdecomp.searching.task import COSTS
 from onnxdecomp.timing.setting import PRECISIONS
+from onnxdecomp.tuning.engine import DEVICES
+from onnxdecomp.tuning.trained import TRAINED
 
 
 def test_options_override_the_preset() -> None:
@@ -35,6 +37,8 @@ def test_fixed_choices_are_those_of_the_rooms() -> None:
     assert [each.value for each in choices.Preset] == list(PRESETS)
     assert [each.value for each in choices.Channels] == list(CHANNELS)
     assert [each.value for each in choices.Layout] == list(LAYOUTS)
+    assert [each.value for each in choices.Train] == list(TRAINED)
+    assert [each.value for each in choices.Device] == list(DEVICES)
 
 
 def test_help_groups_options_by_what_they_are_about(cli: Cli) -> None:

@@ -1,0 +1,36 @@
+"""What `onnxdecomp tune` prints."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+
+from onnxdecomp.show.tables import Column, Listing
+from onnxdecomp.show.text import UNKNOWN, sentence
+from onnxdecomp.tuning import Gap, TuneResult
+
+_GAPS = (
+    Column(title="relative error of", holds="names"),
+    Column(title="what it is"),
+    Column(title="before", right=True),
+    Column(title="after", right=True),
+)
+
+
+def tune_view(found: TuneResult) -> RenderableType:
+    """What was trained, how far both models are apart now, and what was not possible."""
+    fitted, held_out = found.samples
+    rows = [*(_row(gap, "output") for gap in found.outputs), *(_row(gap, "inside") for gap in found.inner)]
+    parts: list[RenderableType] = [
+        f"{len(found.trained)} weights trained in {found.steps} steps of {found.seconds:.0f} s on {fitted} "
+        f"samples; on {held_out} others\n",
+        Listing(_GAPS, rows),
+    ]
+    parts += [f"note: {sentence(note)}" for note in found.notes]
+    if not found.improved:
+        parts.append("\nthe outputs came no nearer to the original's: the model stays as it was")
+    return Group(*parts)
+
+
+def _row(gap: Gap, what: str) -> tuple[str, ...]:
+    figures = (UNKNOWN if error is None else f"{error:.3g}" for error in (gap.before, gap.after))
+    return (gap.name, what, *figures)

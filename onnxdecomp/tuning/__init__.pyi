@@ -1,0 +1,4 @@
+from .asking import tune as tune
+from .engine import require_torch as require_torch
+from .result import Gap as Gap
+from .result import TuneResult as TuneResult

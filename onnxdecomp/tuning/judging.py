@@ -1,0 +1,90 @@
+"""Whether what was trained is nearer to the original, as ONNX Runtime computes both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnxdecomp.comparing import Tally
+from onnxdecomp.ir import Model
+from onnxdecomp.tuning.landmarks import Landmarks
+from onnxdecomp.tuning.result import Gap, TuneResult
+from onnxdecomp.tuning.teaching import Teacher, opened
+from onnxdecomp.tuning.trained import with_values
+
+if TYPE_CHECKING:
+    from onnxdecomp.tuning.descent import Descent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Task:
+    """What is to be tuned, to what.
+
+    Attributes:
+        original: the model that was rewritten.
+        rewritten: what was made of it.
+        landmarks: where they should agree.
+        teacher: the original on the samples held out.
+        before: how far they are apart there.
+        samples: how many are trained on, and how many held out.
+        began: `time.monotonic()` when all began.
+    """
+
+    original: Model
+    rewritten: Model
+    landmarks: Landmarks
+    teacher: Teacher
+    before: Mapping[str, Tally]
+    samples: tuple[int, int]
+    began: float
+
+
+def judged(task: Task, descent: Descent | None, notes: Sequence[str]) -> TuneResult:
+    """What came of a descent, or of none: the tuned model where its outputs are nearer to the original's.
+
+    Raises:
+        RunError: ONNX Runtime does not run the tuned model.
+    """
+    names = task.landmarks.names
+    tuned, after = task.rewritten, task.before
+    if descent is not None and descent.steps:
+        tuned = with_values(task.rewritten, descent.best)
+        with opened(tuned, names) as runner:
+            after = task.teacher.distances(runner, task.landmarks)
+    improved = _error(task, after) < _error(task, task.before)
+    return TuneResult(
+        tuned=tuned if improved else task.rewritten,
+        improved=improved,
+        outputs=tuple(_gap(name, task.before, after) for name in task.landmarks.outputs),
+        inner=tuple(_gap(name, task.before, after) for name in task.landmarks.inner),
+        trained=tuple(descent.best) if descent is not None else (),
+        samples=task.samples,
+        steps=descent.steps if descent is not None else 0,
+        seconds=time.monotonic() - task.began,
+        curve=descent.curve if descent is not None else (),
+        notes=(*notes, *_said(descent)),
+        sources=frozenset(task.original.files() | task.rewritten.files()),
+        interrupted=descent.interrupted if descent is not None else None,
+    )
+
+
+def _error(task: Task, found: Mapping[str, Tally]) -> float:
+    """The squared error of what is judged, each as a part of its own size."""
+    return sum(found[name].share for name in task.landmarks.judged)
+
+
+def _gap(name: str, before: Mapping[str, Tally], after: Mapping[str, Tally]) -> Gap:
+    first, last = (found[name].fidelity(name).relative_l2 for found in (before, after))
+    return Gap(name=name, before=first, after=last)
+
+
+def _said(descent: Descent | None) -> list[str]:
+    """What else is to be said of a descent."""
+    if descent is None:
+        return []
+    if not descent.steps and descent.interrupted is None:
+        return ["no step was made: give a longer `time_limit`, or fewer samples"]
+    again = "the error grew out of bounds: it went on from the best state at a tenth of the rate"
+    return [again] if descent.restarted else []
