@@ -70,7 +70,7 @@ def tune(
     if drawn is None:
         raise UsageError("tuning needs samples: name them with --data, a folder of images or an .npz file")
     tuning.require_torch(training["device"])
-    keep = first.files() | second.files() | drawn.sources()
+    keep = {"the input": first.files() | second.files(), "the samples": drawn.sources()}
     targets = Targets(keep, json_file, model=output)
     shapes = parse_input_shapes(input_shape)
     with targets.accounted(), voice.progress() as progress:
