@@ -54,12 +54,11 @@ class Targets:
         if documents.count(STDOUT) > 1:
             raise UsageError("- is named for two outputs; name a file for one of them")
         files = [document for document in documents if document not in (None, STDOUT)]
-        data = model and ir.data_path(model)
-        for target in filter(None, (model, data, *files)):
-            for owner, kept in keep.items():
-                ir.require_apart(target, kept, owner)
+        _require_apart(keep, model, *files)
         if model is not None:
             ir.require_target(model, self.keep)
+        data = model and ir.data_path(model)
+        _require_apart(keep, data)
         for document in filter(None, files):
             ir.require_target(document, self.keep, device=True)
         ir.require_distinct(model, data, *files)
@@ -132,6 +131,12 @@ class Targets:
         if self._model is None or self._staged is None or not self._model.exists():
             return False
         return os.path.samestat(self._model.stat(), self._staged)
+
+
+def _require_apart(keep: Mapping[str, Iterable[Path]], *targets: Path | None) -> None:
+    for owner, files in keep.items():
+        for target in filter(None, targets):
+            ir.require_apart(target, files, owner)
 
 
 def to_json(document: Any) -> str:
