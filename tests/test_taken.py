@@ -376,3 +376,98 @@ def test_what_is_wrong_of_a_model_is_not_said_of_samples(tmp_path: Path) -> None
     for model in ("no.onnx", "none.onnx"):
         with pytest.raises(onnxdecomp.ModelError, match=r"^`model`: "):
             onnxdecomp.open_samples({"x": X}, model)
+
+
+def taking(name: str, channels: int = 16) -> onnx.ModelProto:
+    """A model whose input has that name."""
+    text = f"net (float[1,{channels},8,8] {name}) => (float[1,{channels},8,8] y) {{ y = Relu ({name}) }}"
+    return nets.model(text)
+
+
+def test_models_with_different_inputs_are_told_apart() -> None:
+    one, other = taking("images"), taking("input")
+    says = "the models have different inputs: images / input$"
+    for use in (
+        lambda: onnxdecomp.compare(one, other),
+        lambda: onnxdecomp.compare(one, other, {"images": PROBE}),
+        lambda: onnxdecomp.measure_quality(one, other, {"images": PROBE}),
+    ):
+        with pytest.raises(UsageError, match=says):
+            use()
+    with pytest.raises(onnxdecomp.CheckError, match=says):
+        onnxdecomp.check(one, other)
+    with pytest.raises(UsageError, match=r"inputs: x float32 \[1, 16, 8, 8\] / x float32 \[1, 4, 8, 8\]$"):
+        onnxdecomp.compare(taking("x"), taking("x", 4))
+
+
+@pytest.mark.parametrize("path", [".", "", "..", "/"])
+def test_a_folder_is_no_place_for_a_model(result: onnxdecomp.Result, path: str) -> None:
+    found = onnxdecomp.search("in.onnx", Goal("macs", 0.6), cost="macs", policy=POLICY)
+    for save in (result.save, found.save, result.plan.save):
+        with pytest.raises(UsageError, match="is a folder; name a file"):
+            save(Path(path))
+
+
+def test_data_that_are_gone_are_named(tmp_path: Path) -> None:
+    text = small_model()
+    result = onnxdecomp.rewrite(save_external(text, tmp_path / "outside.onnx"), 0.25)
+    extents = list(result.rewritten.extents())
+    extents[0].file.unlink()
+    for use in (
+        lambda: result.model,
+        lambda: result.save("new.onnx"),
+        lambda: onnxdecomp.check("in.onnx", result),
+    ):
+        with pytest.raises(onnxdecomp.ModelError, match=f"external data {extents[0].file}: No such file"):
+            use()
+    assert not Path("new.onnx").exists()
+
+
+def test_bytes_are_explained_in_python() -> None:
+    three = nets.model("net (float[N,3,8,8] x) => (float[N,3,8,8] y) { y = Relu (x) }")
+    pixels = np.zeros((4, 8, 8, 3), np.uint8)
+    with pytest.raises(UsageError) as caught:
+        onnxdecomp.measure_quality(three, three, pixels)
+    assert "`open_samples(…, preprocessing=Preprocessing.imagenet())`" in str(caught.value)
+    onnxdecomp.open_samples(pixels, three, preprocessing=Preprocessing.imagenet())
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [({"scale": 1e308}, "scale"), ({"scale": 1.0, "mean": 1e300}, "mean"), ({"std": 1e-300}, "std")],
+)
+def test_preprocessing_beyond_the_type_names_its_attribute(given: dict[str, Any], named: str) -> None:
+    three = nets.model("net (float[N,3,8,8] x) => (float[N,3,8,8] y) { y = Relu (x) }")
+    with pytest.raises(UsageError, match=f"`{named}` makes values that float32 cannot hold"):
+        onnxdecomp.open_samples(np.zeros((4, 8, 8, 3), np.uint8), three, preprocessing=Preprocessing(**given))
+
+
+def test_choices_that_nothing_could_be_are_refused_when_made() -> None:
+    with pytest.raises(UsageError, match="`method` foo: unknown; it is one of tucker2"):
+        Choice("foo", Ranks(8, 8))
+    for ranks, named in (((-1, 2), "input"), ((2, 0), "output")):
+        with pytest.raises(UsageError, match=f"`{named}` .*: a rank is 1 or more"):
+            Ranks(*ranks)
+
+
+def test_a_metric_is_helped_with_its_arrays() -> None:
+    def scored(feeds: Any) -> Any:
+        return (
+            onnxdecomp.search(
+                "in.onnx",
+                Goal("max_drop", 9.0),
+                metric=lambda model: float(model.run(feeds)["y"].sum()),
+                cost="macs",
+                policy=POLICY,
+            )
+            .tried[0]
+            .score
+        )
+
+    assert scored({"x": PROBE.astype(np.float64)}).before == scored({"x": PROBE}).before
+    for feeds, says in (
+        ({"images": PROBE}, " has no array for the input 'x'; it has images"),
+        ({"x": PROBE[:, :3]}, "input 'x' needs shape 1×16×8×8, the samples have 1×3×8×8"),
+    ):
+        with pytest.raises(UsageError, match=f"`metric`: the feed.*{says}"):
+            scored(feeds)

@@ -18,7 +18,7 @@ import onnx
 
 from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
-from onnxdecomp.comparing.pairs import compare_outputs
+from onnxdecomp.comparing.pairs import compare_outputs, same_inputs
 from onnxdecomp.comparing.tally import Fidelity
 from onnxdecomp.errors import CheckError, MissingExtraError, ModelError, RunError, UsageError, first_line
 from onnxdecomp.ir import (
@@ -168,7 +168,8 @@ def check(original: Source | Baseline, rewritten: Source, *, input_shapes: Shape
     Raises:
         ModelError: a file is no whole ONNX model.
         CheckError: the checker or the engine refuses it though it accepted the original, at any of the levels
-            of optimisation; an output changed its shape, or has NaN or Inf where the original has none.
+            of optimisation, or it has other inputs; an output changed its shape, or has NaN or Inf where the
+            original has none.
     """
     with on_disk(rewritten, "rewritten") as candidate:
         if isinstance(original, Baseline):
@@ -189,7 +190,8 @@ def _check(original: Baseline, candidate: Path) -> Check:
         runner = original.opener(candidate)
         if original.feeds is None or original.outputs is None:
             return Check(status="not checked", reason=original.reason, engine=original.engine)
-        pair = (original.outputs, runner.run(original.feeds))
+        with same_inputs(original.path, candidate, CheckError):
+            pair = (original.outputs, runner.run(original.feeds))
         if original.opener is open_in_onnxruntime:
             _run_unpadded(original, original.feeds, candidate)
     except RunError as error:

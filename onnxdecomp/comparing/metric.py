@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxdecomp.abridging import abridged
-from onnxdecomp.arguments import verified
+from onnxdecomp.arguments import naming, verified
 from onnxdecomp.errors import OnnxdecompError, UsageError, first_line
-from onnxdecomp.runtime import Runner
+from onnxdecomp.ir import load
+from onnxdecomp.runtime import Feeds, InputSpec, Outputs, Runner, input_specs
+from onnxdecomp.sampling import conformed, feed_arrays
 
 
 @abridged
@@ -82,7 +84,7 @@ class Metric:
             UsageError: the function failed, or did not answer with a finite number.
         """
         try:
-            value = self.function(model)
+            value = self.function(_conforming(model))
         except OnnxdecompError:
             raise
         except (Exception, SystemExit) as error:  # its exit code is not that of the work
@@ -98,6 +100,20 @@ class Metric:
         """What it says of a model beside the original, for which it came to `before`."""
         after = self.measure(model)
         return Score(name=self.name, before=before, after=after, lower_is_better=self.lower_is_better)
+
+
+def _conforming(model: Runner) -> Runner:
+    """A model that casts floats to what its inputs take, and says which input does not fit and why."""
+    inputs: list[InputSpec] = []
+
+    def run(feeds: Feeds) -> Outputs:
+        with naming("metric"):
+            if not inputs:
+                inputs.extend(input_specs(load(model.path).proto))
+            arrays = conformed(feed_arrays(feeds, inputs, "the feed"), inputs, "the feed")
+        return model.run(arrays)
+
+    return replace(model, run=run)
 
 
 def as_metric(metric: Metric | Callable[[Runner], float]) -> Metric:

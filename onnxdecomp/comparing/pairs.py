@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ import numpy as np
 from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import naming, verified
 from onnxdecomp.comparing.tally import Fidelity, Tally
-from onnxdecomp.errors import CheckError, UsageError
-from onnxdecomp.ir import Array, ShapesLike, Source, as_input_shapes, as_model, on_disk
+from onnxdecomp.errors import CheckError, RunError, UsageError
+from onnxdecomp.ir import Array, ShapesLike, Source, as_input_shapes, as_model, load, on_disk
 from onnxdecomp.runtime import Feeds, InputSpec, Outputs, input_specs, open_in_onnxruntime, random_feeds
 from onnxdecomp.sampling import (
     BATCH,
@@ -50,6 +51,44 @@ def compare_outputs(pairs: Iterable[tuple[Outputs, Outputs]]) -> list[Fidelity]:
 def _require_alike(name: str, a: Array | np.generic, b: Array) -> None:
     if a.shape != b.shape or a.dtype != b.dtype:
         raise CheckError(f"output '{name}' changed from {a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}")
+
+
+@contextmanager
+def same_inputs(a: Path, b: Path, refusal: type[CheckError | UsageError]) -> Iterator[None]:
+    """Let models that do not run on the same feeds in the block say which inputs they have, if those differ.
+
+    Args:
+        a: the file of the model whose feeds they are.
+        b: that of the other.
+        refusal: what is raised then.
+    """
+    try:
+        yield
+    except RunError as error:
+        first, second = (input_specs(load(path).proto) for path in (a, b))
+        apart = _apart(first, second), _apart(second, first)
+        if not any(apart):
+            raise
+        own, other = (", ".join(each) or "none" for each in apart)
+        raise refusal(f"the models have different inputs: {own} / {other}") from error
+
+
+def _apart(specs: Sequence[InputSpec], others: Sequence[InputSpec]) -> list[str]:
+    """The inputs that are not among the others: by name, or by type and shape where the name is."""
+    by_name = {spec.name: spec for spec in others}
+    return [
+        f"{spec.name} {spec.dtype} {list(spec.shape or ())}" if spec.name in by_name else spec.name
+        for spec in specs
+        if spec.name not in by_name or not _alike(spec, by_name[spec.name])
+    ]
+
+
+def _alike(a: InputSpec, b: InputSpec) -> bool:
+    """Whether feeds of one can be feeds of the other, as far as is declared."""
+    if a.dtype != b.dtype or a.shape is None or b.shape is None:
+        return a.dtype == b.dtype
+    pairs = zip(a.shape, b.shape, strict=False)
+    return len(a.shape) == len(b.shape) and all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
 @abridged
@@ -107,7 +146,8 @@ def compare(
 
     Raises:
         ModelError, RunError, MissingExtraError: a model does not load or run.
-        UsageError: the feeds do not fit; or random inputs cannot be made up for unknown dimensions.
+        UsageError: the models have different inputs, the feeds do not fit, or random inputs cannot be made
+            up for unknown dimensions.
         CheckError: an output is missing or changed its shape or type.
     """
     # An input that is damaged is told apart from one that a runtime refuses.
@@ -122,7 +162,7 @@ def compare(
         inputs, runs = "samples", samples.batches(BATCH)
     else:
         inputs, runs = "feeds", _as_they_are(feeds, input_specs(first.proto))
-    with on_disk(first) as here, on_disk(second) as there:
+    with on_disk(first) as here, on_disk(second) as there, same_inputs(here, there, UsageError):
         runners = open_in_onnxruntime(here), open_in_onnxruntime(there)
         outputs = compare_outputs((runners[0].run(each), runners[1].run(each)) for each in runs)
     path, note = (samples.path, samples.note) if samples is not None else (None, None)

@@ -13,7 +13,7 @@ import numpy as np
 from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.comparing.checking import Baseline
-from onnxdecomp.comparing.pairs import compare_outputs
+from onnxdecomp.comparing.pairs import compare_outputs, same_inputs
 from onnxdecomp.comparing.tally import Fidelity, class_axis
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Array, Source, on_disk
@@ -74,7 +74,8 @@ def measure_quality(
     Raises:
         RunError, MissingExtraError: a model does not run.
         CheckError: an output is missing or changed its shape or type.
-        UsageError: there are labels, but no output has a class for each sample.
+        UsageError: the models have different inputs; or there are labels, but no output has a class for each
+            sample.
     """
     if fitted < 0:
         raise UsageError(f"`fitted` {fitted}: give a number of 0 or more")
@@ -89,7 +90,8 @@ def measure_quality(
             path = stack.enter_context(on_disk(original, "original"))
             first = partial(open_in_onnxruntime, path)
         samples = as_samples(held_out, path, "held_out")
-        return _measure(first(), open_in_onnxruntime(candidate), samples, fitted, known)
+        with same_inputs(path, candidate, UsageError):
+            return _measure(first(), open_in_onnxruntime(candidate), samples, fitted, known)
 
 
 def _measure(first: Runner, second: Runner, held_out: Samples, fitted: int, labels: Array | None) -> Quality:

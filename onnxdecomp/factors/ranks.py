@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxdecomp.arguments import verified
+from onnxdecomp.errors import UsageError
 
 
 @verified
@@ -14,10 +15,18 @@ class Ranks:
     """Channels between the convolutions of a chain, per group; None on a side that has no factor.
 
     An example is in docs/python.md under "Rewriting".
+
+    Raises:
+        UsageError: a rank below 1.
     """
 
     input: int | None
     output: int | None
+
+    def __post_init__(self) -> None:
+        for name, rank in (("input", self.input), ("output", self.output)):
+            if rank is not None and rank < 1:
+                raise UsageError(f"`{name}` {rank}: a rank is 1 or more, or None on a side without a factor")
 
     @property
     def text(self) -> str:

@@ -77,6 +77,7 @@ class Model:
         """The protobuf with all data inside: its own where nothing is external, else a copy.
 
         Raises:
+            ModelError: external data are gone.
             UsageError: it would be larger than a protobuf can be.
         """
         if not self.extents():

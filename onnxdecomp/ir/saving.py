@@ -6,7 +6,6 @@ External data are streamed, one tensor at a time, into one data file beside the 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,8 +46,8 @@ def staged(model: Model, path: Path, keep: set[Path]) -> Iterator[Path]:
         OutputError: the folder is missing, read-only or full.
         UsageError: `path` or its data file is one of `keep`.
     """
-    data = data_path(path)
     require_target(path, keep)
+    data = data_path(path)
     external = bool(model.extents()) or inline_nbytes(model.proto) > PROTOBUF_LIMIT
     if external:
         require_target(data, keep)
@@ -134,13 +133,8 @@ def _seek_aligned(stream: BinaryIO, length: int) -> int:
 
 
 def _copy(part: Extent, target: BinaryIO) -> None:
-    with part.file.open("rb") as source:
-        source.seek(part.offset)
-        left = part.length
-        while left and (chunk := source.read(min(left, _COPY_CHUNK))):
-            left -= target.write(chunk)
-    if left:
-        raise OSError(errno.EIO, f"{part.file} became shorter while it was read")
+    for chunk in part.chunks(_COPY_CHUNK):
+        target.write(chunk)
 
 
 def _commit(scratch: Path, path: Path, data: Path | None) -> None:

@@ -48,10 +48,28 @@ class Extent:
     length: int
 
     def read(self) -> bytes:
-        """The bytes themselves."""
-        with self.file.open("rb") as stream:
-            stream.seek(self.offset)
-            return stream.read(self.length)
+        """The bytes themselves; raises as `chunks` does."""
+        return b"".join(self.chunks(self.length))
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """The bytes, so many at a time.
+
+        Raises:
+            ModelError: the file is gone, cannot be read, or became shorter.
+        """
+        left = self.length
+        try:
+            with self.file.open("rb") as stream:
+                stream.seek(self.offset)
+                while left and (chunk := stream.read(min(left, size))):
+                    left -= len(chunk)
+                    yield chunk
+        except OSError as error:
+            raise ModelError(
+                f"cannot read the external data {self.file}: {error.strerror}; put the file back"
+            ) from error
+        if left:
+            raise ModelError(f"the external data {self.file} became shorter; put the file back as it was")
 
 
 def is_external(tensor: TensorProto) -> bool:

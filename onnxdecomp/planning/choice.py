@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxdecomp.arguments import verified
-from onnxdecomp.factors import ONE_RANK, Ranks
+from onnxdecomp.errors import UsageError
+from onnxdecomp.factors import METHODS, ONE_RANK, Ranks
 
 
 @verified
@@ -18,10 +19,17 @@ class Choice:
     Attributes:
         method: one of `onnxdecomp.factors.METHODS`; "tucker1" decomposes the one mode that has a rank.
         ranks: per group; equal for the methods with a single rank.
+
+    Raises:
+        UsageError: there is no such method.
     """
 
     method: str
     ranks: Ranks
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(f"`method` {self.method}: unknown; it is one of {', '.join(METHODS)}")
 
 
 def label(choice: Choice | None) -> str:

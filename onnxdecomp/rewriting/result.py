@@ -113,6 +113,7 @@ class Result:
         """The new model with all its data inside; read anew every time where they are external.
 
         Raises:
+            ModelError: external data of the original, which are shared, are gone.
             UsageError: it would be larger than a ModelProto can be, 2 GB; write it with `save`.
         """
         return self.rewritten.whole()
@@ -128,6 +129,7 @@ class Result:
         External data go to `<path>.data`.
 
         Raises:
+            ModelError: external data of the original, which are shared, are gone.
             OutputError: the folder is missing, read-only or full.
             UsageError: `path` is a folder, or belongs to the original.
         """

@@ -11,7 +11,7 @@ from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Array
 from onnxdecomp.runtime import Feeds, InputSpec, is_floating
 from onnxdecomp.sampling.images import ImageInput
-from onnxdecomp.sampling.preprocessing import VALUE_OPTIONS, Preprocessing
+from onnxdecomp.sampling.preprocessing import VALUES, Preprocessing
 
 Convert = Callable[[Array], Array]
 
@@ -74,7 +74,7 @@ def _image_conversion(
     needs = f"{where}: input '{spec.name}' needs"
     if preprocessing is None or not preprocessing.has_values:
         raise UsageError(
-            f"{needs} {spec.dtype}, the samples have uint8: say what 0 to 255 become, by {VALUE_OPTIONS}"
+            f"{needs} {spec.dtype}, the samples have uint8: say what 0 to 255 become, by {VALUES}"
         )
     images = ImageInput.of(spec, preprocessing, where)
     if array.ndim != 4 or array.shape[3] != images.channels:

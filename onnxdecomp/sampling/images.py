@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -41,7 +42,8 @@ class ImageInput:
         """How the input `spec` takes images, as far as its shape and `preprocessing` say.
 
         Raises:
-            UsageError: the input takes no images, or the means or deviations do not fit its channels.
+            UsageError: the input takes no images, the means or deviations do not fit its channels, or values
+                become larger than its type can hold.
         """
         needs = f"{where}: input '{spec.name}'"
         bytes_or_floats = spec.dtype is not None and (spec.dtype == np.uint8 or is_floating(spec.dtype))
@@ -59,6 +61,8 @@ class ImageInput:
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             if values is not None and np.size(values) not in (1, channels):
                 raise UsageError(f"{needs} has {channels} channels, `{name}` has {np.size(values)} values")
+        if spec.dtype != np.uint8:
+            _require_finite(preprocessing, spec.dtype, needs)
         return cls(
             dtype=spec.dtype,
             layout=layout,
@@ -104,9 +108,7 @@ class ImageInput:
         if self.preprocessing.channels == "bgr":
             pixels = pixels[..., ::-1]
         if self.dtype != np.uint8:
-            given = self.preprocessing
-            scaled = pixels.astype(np.float64) * (1.0 if given.scale is None else given.scale)
-            pixels = (scaled - np.array(given.mean or 0.0)) / np.array(given.std or 1.0)
+            *_, (_, pixels) = _steps(self.preprocessing, pixels)
         if self.layout == "nchw":
             pixels = pixels.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(pixels, self.dtype)
@@ -148,6 +150,25 @@ class ImageInput:
         except Exception as error:
             raise UsageError(f"cannot read the image {path}: {first_line(error)}") from error
         return pixels.reshape(1, *pixels.shape[:2], self.channels)
+
+
+def _steps(given: Preprocessing, pixels: Array) -> Iterator[tuple[str, Array]]:
+    """What bytes become, channels last, after each attribute in turn, in float64."""
+    scaled = pixels.astype(np.float64) * (1.0 if given.scale is None else given.scale)
+    yield "scale", scaled
+    centred = scaled - np.array(given.mean or 0.0)
+    yield "mean", centred
+    yield "std", centred / np.array(given.std or 1.0)
+
+
+def _require_finite(given: Preprocessing, dtype: np.dtype[np.generic], needs: str) -> None:
+    """Refuse values that bring a byte beyond the type; what lies between its ends then stays within it."""
+    ends = np.array([[0], [255]], np.uint8)
+    with np.errstate(all="ignore"):
+        beyond = [name for name, values in _steps(given, ends) if not np.isfinite(values.astype(dtype)).all()]
+        *_, (_, last) = _steps(given, ends)
+        if not np.isfinite(last.astype(dtype)).all():
+            raise UsageError(f"{needs}: `{beyond[0]}` makes values that {dtype} cannot hold; give another")
 
 
 def _four(shape: Shape | None) -> Shape:

@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "caffe": {"scale": 1.0, "mean": (103.939, 116.779, 123.68), "channels": "bgr"},
 }
 # What to say where bytes meet a model that takes floats.
-VALUE_OPTIONS = "`PRESETS` imagenet, 0-1 or caffe, or `scale`, `mean`, `std`"
+VALUES = "`open_samples(…, preprocessing=Preprocessing.imagenet())`"
 _LARGEST = 2**15
 
 

@@ -26,7 +26,7 @@ from onnxdecomp.sampling.feeds import feed_arrays
 from onnxdecomp.sampling.files import read_arrays, read_test_set, test_sets
 from onnxdecomp.sampling.images import SUFFIXES, ImageInput, require_pillow
 from onnxdecomp.sampling.pixels import Pixels
-from onnxdecomp.sampling.preprocessing import VALUE_OPTIONS, Preprocessing
+from onnxdecomp.sampling.preprocessing import VALUES, Preprocessing
 
 
 def path_blocks(
@@ -209,9 +209,9 @@ def image_blocks(
     images = ImageInput.of(spec, given, where)
     needs = f"{where}: input '{spec.name}' needs {spec.dtype}"
     if images.dtype == np.uint8 and given.has_values:
-        raise UsageError(f"{needs}, which images are: leave out `scale`, `mean`, `std` and `PRESETS`")
+        raise UsageError(f"{needs}, which images are: leave out `scale`, `mean` and `std`, and presets")
     if images.dtype != np.uint8 and not given.has_values:
-        raise UsageError(f"{needs}: say what 0 to 255 become, by {VALUE_OPTIONS}")
+        raise UsageError(f"{needs}: say what 0 to 255 become, by {VALUES}")
     images = images.resizing_to_model(spec, where)
     require_image_shape(spec, images, images.size or (), where)
     require_pillow()

@@ -9,9 +9,9 @@ from rich.markup import escape as _escape_markup
 from onnxdecomp.errors import printable
 
 UNKNOWN = "?"
+_VALUES = "--preset imagenet, 0-1 or caffe, or --scale, --mean, --std"
 # The options of the command line by the names of parameters in Python, which messages give in backticks.
 FLAGS = {
-    "PRESETS": "--preset",
     "align": "--align",
     "allow_slower": "--allow-slower",
     "batch": "--batch",
@@ -41,6 +41,7 @@ FLAGS = {
     "min_agreement": "--min-agreement",
     "min_channels": "--min-channels",
     "only": "--only",
+    "open_samples(…, preprocessing=Preprocessing.imagenet())": _VALUES,
     "options": "--provider-option",
     "params": "--params",
     "per_layer": "--per-layer",
@@ -70,7 +71,7 @@ FLAGS = {
     "trials": "--trials",
 }
 # A word of its own: names that a message quotes may hold backticks, too.
-_NAMED = re.compile(r"(?<![\w'])`([\w.]+)`(?![\w'])")
+_NAMED = re.compile(r"(?<![\w'])`([\w.]+|open_samples\([^`]*\))`(?![\w'])")
 
 
 def escape(text: str) -> str:

@@ -564,7 +564,11 @@ NO_IMAGES: dict[str, tuple[ModelProto, list[str], str]] = {
         [],
         "say what 0 to 255 become, by --preset imagenet, 0-1 or caffe, or --scale, --mean, --std",
     ),
-    "bytes": (taking("N,8,8,3", "uint8"), ["--scale", "1"], "leave out --scale, --mean, --std and --preset"),
+    "bytes": (
+        taking("N,8,8,3", "uint8"),
+        ["--scale", "1"],
+        "leave out --scale, --mean and --std",
+    ),
     "a size alone": (sized("N"), ["--image-size", "8"], "say what 0 to 255 become"),
     "no size": (taking("N,3,H,W"), ["--preset", "0-1"], "give --image-size H,W"),
     "another size": (sized("N"), ["--preset", "0-1", "--image-size", "9,8"], "give --image-size 8,8"),
