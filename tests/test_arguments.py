@@ -24,7 +24,7 @@ from conftest import save
 from onnx import ModelProto
 
 import onnxdecomp
-from onnxdecomp import Goal, Samples, errors, ir
+from onnxdecomp import Choice, Goal, Ranks, Samples, errors, ir
 from onnxdecomp.timing import benching
 
 NET = """
@@ -108,6 +108,7 @@ def valid(hint: Any) -> Any:
         ir.Model: lambda: ir.load("in.onnx"),
         Samples: lambda: onnxdecomp.open_samples("x.npz", "in.onnx"),
         Goal: lambda: Goal("macs", 0.9),
+        Choice: lambda: Choice("svd", Ranks(2, 2)),
         str: lambda: "cpu",
         int: lambda: 2,
         float: lambda: 0.5,
