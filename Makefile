@@ -3,6 +3,8 @@
 #   make test   the whole suite
 PYTHON ?= python3
 BIN := .venv/bin
+# One more than there are cores: many tests wait for processes that they have started.
+WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 .PHONY: demo test test-heavy lint format corpus clean
 
@@ -12,7 +14,7 @@ demo: .venv/.runtime
 
 test: .venv/.dev
 	@echo "tests marked heavy are left out here: make test-heavy runs them"
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not heavy"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not heavy"
 
 test-heavy: .venv/.dev
 	$(BIN)/python -m pytest -m heavy

@@ -11,11 +11,13 @@ from typing import Any
 
 from onnx import ModelProto
 
+from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import PathLike, verified
 from onnxdecomp.errors import StoppedError
 from onnxdecomp.ir import Model, staged
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
     """How far a tensor is from the original's on samples held out, before tuning and after.
@@ -37,6 +39,7 @@ class Gap:
         return {"name": self.name, "before": self.before, "after": self.after}
 
 
+@abridged
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TuneResult:
     """The outcome of tuning; taken wherever a model is.

@@ -61,8 +61,9 @@ def test_a_core_says_what_every_rank_pair_loses(name: str, white: bool, groups: 
         for s in range(outputs + 1):
             lost = sum(lost_energy(part, r, s) for part in parts) / total
             assert 1 - core.kept[r, s] == pytest.approx(lost, abs=1e-9), (r, s)
-            tucker2 = core.lost(Choice("tucker2", Ranks(r, s)))
-            assert tucker2 == pytest.approx(lost, abs=1e-9)
+            if r and s:
+                tucker2 = core.lost(Choice("tucker2", Ranks(r, s)))
+                assert tucker2 == pytest.approx(lost, abs=1e-9)
     assert (np.diff(core.kept, axis=0) >= -1e-12).all() and (np.diff(core.kept, axis=1) >= -1e-12).all()
     assert core.lost(Choice("tucker2", Ranks(inputs, outputs))) == pytest.approx(0, abs=1e-12)
     for r in range(1, inputs + 1):
@@ -90,7 +91,7 @@ def test_a_matrix_loses_what_no_other_of_its_rank_does_better() -> None:
     x = nets.signal(50, 7, seed=4, dtype=np.float64) @ covariance(7, 5)
     core = find_core(weight, [x.T @ x / 50])
     energies = np.linalg.svd(x @ weight.T, compute_uv=False) ** 2
-    for rank in range(8):
+    for rank in range(1, 8):
         tail = energies[rank:].sum() / energies.sum()
         assert core.lost(Choice("svd", Ranks(rank, rank))) == pytest.approx(tail, abs=1e-7)
 

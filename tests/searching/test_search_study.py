@@ -214,6 +214,7 @@ main()
 """
 
 
+@pytest.mark.heavy
 def test_two_machines_share_a_study(model: Path, data: Path, tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     begun = []
