@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -222,11 +222,21 @@ def image_blocks(
             file=file,
             rows=1,
             whole=frozenset(),
-            read=partial(_read_image, spec.name, images, pixels, file),
+            read=partial(_read_image, spec.name, images, pixels, _Place(file)),
         )
         for file in files
     )
 
 
-def _read_image(name: str, images: ImageInput, pixels: Pixels, file: Path, row: int) -> Feeds:
-    return {name: images.convert(pixels.read(file))}
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an image lies; absolutely in another process, which may stand in another folder."""
+
+    file: Path
+
+    def __reduce__(self) -> tuple[type[_Place], tuple[Path]]:
+        return _Place, (self.file.absolute(),)
+
+
+def _read_image(name: str, images: ImageInput, pixels: Pixels, place: _Place, row: int) -> Feeds:
+    return {name: images.convert(pixels.read(place.file))}

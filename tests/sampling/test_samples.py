@@ -860,6 +860,17 @@ def test_samples_can_be_sent_to_another_process() -> None:
         np.testing.assert_array_equal([feed["x"] for feed in found], wanted)
 
 
+def test_samples_sent_to_another_process_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, *_ = sources_to_send()
+    samples = open_samples(source, sized("N"), preprocessing=UNIT)
+    wanted, sent = [feed["x"] for feed in samples], pickle.dumps(samples)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    np.testing.assert_array_equal([feed["x"] for feed in pickle.loads(sent)], wanted)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_has_pixels_of_its_own() -> None:
     """Both add to what was decoded before the fork, one after the other, and read it again."""
