@@ -202,7 +202,7 @@ def _database(line: str) -> Any:
             optuna.storages.RDBStorage(line, engine_kwargs=unpooled).remove_session()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return optuna.storages.RDBStorage(
+                return importlib.import_module("onnxdecomp.searching.database").Database(
                     line, engine_kwargs=options, heartbeat_interval=_HEARTBEAT_S, grace_period=_GRACE_S
                 )
         except ImportError as error:

@@ -532,6 +532,28 @@ def test_a_storage_that_fails_on_the_way_is_one_line(how: str, storage: str, tmp
     assert "\n" not in str(failure.value)
 
 
+def test_a_heartbeat_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is written in a thread, where an error would be printed, and no other heartbeat follow."""
+    with open_storage(STORAGES[0].format(tmp_path)) as storage:
+        study = Study(storage, "k", ASKED).load()
+        trial = storage.optuna.create_new_trial(study._study_id)
+        file, aside = tmp_path / "study.db", tmp_path / "aside"
+        file.rename(aside)
+        storage.optuna.remove_session()
+        storage.optuna.engine.dispose()
+        with caplog.at_level("INFO", logger="onnxdecomp"):
+            storage.optuna.record_heartbeat(trial)
+        assert "heartbeat" in caplog.text
+        aside.replace(file)
+        storage.optuna.engine.dispose()
+        caplog.clear()
+        storage.optuna.record_heartbeat(trial)
+        assert not caplog.text
+        with storage.optuna.engine.connect() as connection:
+            found = connection.exec_driver_sql("select count(*) from trial_heartbeats").scalar()
+        assert found == 1
+
+
 # Storages
 # --------
 
