@@ -58,6 +58,7 @@ from .timing import bench as bench
 from .timing import settings as settings
 from .tuning import Gap as Gap
 from .tuning import TuneResult as TuneResult
+from .tuning import Tuning as Tuning
 from .tuning import tune as tune
 
 __version__: str

@@ -158,7 +158,7 @@ def test_an_argument_is_taken_or_refused_by_its_name(
         given |= {"cost": "macs", "policy": onnxdecomp.Policy(min_channels=1)}
     if name == "tune":
         made = nets.rewrite("in.onnx", 0.5, policy=nets.ANYTHING)
-        given |= {"rewritten": made, "steps": 1, "time_limit": 1.0}
+        given |= {"rewritten": made, "tuning": onnxdecomp.Tuning(steps=1, time_limit=1.0)}
     instance = [valid(owner)] if owner is not None else []
     unclear = []
     for value in WRONG:

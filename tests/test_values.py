@@ -75,7 +75,7 @@ def tuned(path: Path, result: onnxdecomp.Result) -> list[Any]:
     """What tuning answers with, where there is what it needs."""
     if importlib.util.find_spec("torch") is None:
         return []
-    return [onnxdecomp.tune(path, result, nets.signal(40, 8, 6, 6), steps=1)]
+    return [onnxdecomp.tune(path, result, nets.signal(40, 8, 6, 6), tuning=onnxdecomp.Tuning(steps=1))]
 
 
 def within(value: Any, seen: set[int]) -> Iterator[Any]:

@@ -36,7 +36,9 @@ def main(folder: Path) -> list[str]:
         source, "in=0.5,out=0.5", policy=policy, data=sets.fitted, progress=progress
     )
     result.save(folder / "out.onnx")
-    tuned: onnxdecomp.TuneResult = onnxdecomp.tune(source, result, samples, steps=2, progress=progress)
+    tuned: onnxdecomp.TuneResult = onnxdecomp.tune(
+        source, result, samples, tuning=onnxdecomp.Tuning(steps=2), progress=progress
+    )
     gaps: tuple[onnxdecomp.Gap, ...] = tuned.outputs
     assert [gap.name for gap in gaps] == ["y"]
     verdict: onnxdecomp.Check = onnxdecomp.check(source, folder / "out.onnx")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,9 +18,10 @@ from onnxdecomp.cli.targets import Targets
 from onnxdecomp.cli.telling import Voice, read_voice
 from onnxdecomp.errors import UsageError
 from onnxdecomp.progress import stage
+from onnxdecomp.tuning import Tuning
 
 
-def read_training(
+def read_tuning(
     train: Annotated[
         Train, option(GOAL, help="Factors and their biases; scales and biases of norms too; or every Conv.")
     ] = Train.FACTORS,
@@ -38,25 +39,25 @@ def read_training(
         bool, option(SAMPLES, "--augment/--no-augment", help="Flip images, and move them by a few pixels.")
     ] = True,
     device: Annotated[Device, option(WHERE, help="Where PyTorch computes.")] = Device.CPU,
-) -> dict[str, Any]:
-    """How to train, as `onnxdecomp.tune` takes it."""
-    return {
-        "train": train.value,
-        "time_limit": time_limit,
-        "steps": steps,
-        "batch": batch,
-        "seed": seed,
-        "augment": augment,
-        "device": device.value,
-    }
+) -> Tuning:
+    """How to train."""
+    return onnxdecomp.Tuning(
+        train=train.value,
+        time_limit=time_limit,
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        augment=augment,
+        device=device.value,
+    )
 
 
-@reads(training=read_training, samples=read_drawn, voice=read_voice)
+@reads(how=read_tuning, samples=read_drawn, voice=read_voice)
 def tune(
     original: Annotated[Path, typer.Argument(help="The ONNX model as it was.", show_default=False)],
     rewritten: Annotated[Path, typer.Argument(help="What was made of it.", show_default=False)],
     output: OutputFile,
-    training: dict[str, Any],
+    how: Tuning,
     samples: SampleOptions,
     input_shape: InputShape = [],  # noqa: B006  (typer copies it)
     json_file: JsonFile = None,
@@ -69,14 +70,14 @@ def tune(
     drawn = samples.draw(first)
     if drawn is None:
         raise UsageError("tuning needs samples: name them with --data, a folder of images or an .npz file")
-    tuning.require_torch(training["device"])
+    tuning.require_torch(how.device)
     keep = {"the input": first.files() | second.files(), "the samples": drawn.sources()}
     targets = Targets(keep, json_file, model=output)
     shapes = parse_input_shapes(input_shape)
     with targets.accounted(), voice.progress() as progress:
         with stage("running the original", progress):
             standard = comparing.baseline(first, shapes)
-        found = onnxdecomp.tune(first, second, drawn, **training, progress=progress)
+        found = onnxdecomp.tune(first, second, drawn, tuning=how, progress=progress)
     with targets.accounted(found.interrupted):
         console = targets.console(voice)
         console.print(show.tune_view(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 from onnxdecomp.arguments import verified
@@ -14,11 +13,11 @@ from onnxdecomp.tuning.engine import require_torch
 from onnxdecomp.tuning.feeding import endless, part_samples
 from onnxdecomp.tuning.judging import Task, judged
 from onnxdecomp.tuning.landmarks import find_landmarks
+from onnxdecomp.tuning.options import Tuning
 from onnxdecomp.tuning.result import TuneResult
 from onnxdecomp.tuning.teaching import Teacher, opened
-from onnxdecomp.tuning.trained import FACTORS, find_trained
+from onnxdecomp.tuning.trained import find_trained
 
-TIME_LIMIT, BATCH = 600.0, 64
 # The highest rate, as a part of a tensor's root mean square: with few samples, and with many.
 _RATE, _RATE_OF_MANY, _MANY = 5e-3, 1e-2, 1000
 
@@ -29,13 +28,7 @@ def tune(
     rewritten: Source,
     samples: SamplesLike,
     *,
-    train: str = FACTORS,
-    augment: bool = True,
-    time_limit: float = TIME_LIMIT,
-    steps: int | None = None,
-    batch: int = BATCH,
-    seed: int = 0,
-    device: str = "cpu",
+    tuning: Tuning | None = None,
     progress: Progress = silent,
 ) -> TuneResult:
     """Bring a rewritten model nearer to its original by gradients, without labels.
@@ -44,45 +37,35 @@ def tune(
     are to be as it has them. Some of the samples are held out; the state that does best on them is kept, if
     the outputs that ONNX Runtime then computes are nearer to the original's than before.
 
-    The same arguments give the same bytes on one machine where PyTorch has one thread and `steps` end it.
-
     An example is in docs/python.md under "Tuning".
 
     Args:
         original: a path, a ModelProto that holds all its data, or a result; never changed.
         rewritten: what was made of it, likewise.
         samples: inputs of the original, two or more; what `open_samples` takes.
-        train: "factors": what the rewrite made, biases of chains included; "factors+norms": scales and biases
-            of normalisations, too; "convs": what every Conv, ConvTranspose, Gemm and MatMul reads.
-        augment: whether images are flipped and moved by a few pixels.
-        time_limit: seconds after which it ends.
-        steps: after which it ends, if that is sooner; the rate falls to nothing by then, or, where None are
-            named, by the time limit.
-        batch: samples in a step.
-        seed: of what is held out, and of the order of the others.
-        device: "cpu" or "cuda".
+        tuning: how; None is ten minutes of training the factors.
         progress: told of what is being done; where it raises a StoppedError, the best so far is the answer.
 
     Raises:
         ModelError: a file is no whole ONNX model.
-        UsageError: an argument that cannot be obeyed; models that are not original and rewritten of each
-            other, or that have nothing to train; too few samples, or samples that do not fit.
+        UsageError: models that are not original and rewritten of each other, or that have nothing to train;
+            too few samples, or samples that do not fit; a device that is not there.
         RunError, MissingExtraError: ONNX Runtime does not run the models; PyTorch is absent or too old.
     """
     began, progress = time.monotonic(), logged(progress)
-    _require_meaning(time_limit, steps, batch, seed)
-    require_torch(device)
+    how = tuning or Tuning()
+    require_torch(how.device)
     from onnxdecomp.tuning.descent import Course, descend
     from onnxdecomp.tuning.preparing import prepared, watched
 
     first, second = as_model(original, "original"), as_model(rewritten, "rewritten")
     _require_related(first, second)
-    values = find_trained(first, second, train)
-    fitted, held_out = part_samples(as_samples(samples, first, "samples"), seed)
+    values = find_trained(first, second, how.train)
+    fitted, held_out = part_samples(as_samples(samples, first, "samples"), how.seed)
     landmarks = find_landmarks(first, second, values.keys())
     with opened(first, landmarks.names) as runner, opened(second, landmarks.names) as student:
         with stage("running both models", progress):
-            teacher = Teacher.of(runner, list(held_out.batches(batch)), landmarks.names)
+            teacher = Teacher.of(runner, list(held_out.batches(how.batch)), landmarks.names)
             task = Task(
                 original=first,
                 rewritten=second,
@@ -92,27 +75,15 @@ def tune(
                 samples=(len(fitted), len(held_out)),
                 began=began,
             )
-            program, notes = prepared(task, values, student, device)
+            program, notes = prepared(task, values, student, how.device)
         if not program.targets:
             return judged(task, None, notes)
         rate = _RATE_OF_MANY if len(fitted) >= _MANY else _RATE
-        course = Course(rate=rate, steps=steps, deadline=began + time_limit)
-        batches = endless(fitted, batch, seed, augment=augment)
+        course = Course(rate=rate, steps=how.steps, deadline=began + how.time_limit)
+        batches = endless(fitted, how.batch, how.seed, augment=how.augment)
         descent = descend(program, teacher, watched(program, landmarks), batches, course, progress)
         with stage("measuring what came of it", silent if descent.interrupted else progress):
             return judged(task, descent, notes)
-
-
-def _require_meaning(time_limit: float, steps: int | None, batch: int, seed: int) -> None:
-    """Refuse what cannot be meant, before any work is done."""
-    if not 0 < time_limit < math.inf:
-        raise UsageError(f"`time_limit` {time_limit:g}: give a positive number of seconds")
-    if steps is not None and steps < 1:
-        raise UsageError(f"`steps` {steps}: give 1 or more")
-    if batch < 1:
-        raise UsageError(f"`batch` {batch}: a step takes 1 sample or more")
-    if seed < 0:
-        raise UsageError(f"`seed` {seed}: give a number of 0 or more")
 
 
 def _require_related(original: Model, rewritten: Model) -> None:

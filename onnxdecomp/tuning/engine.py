@@ -8,7 +8,6 @@ import re
 from onnxdecomp.errors import MissingExtraError, UsageError
 from onnxdecomp.stopping import uninterrupted
 
-DEVICES = ("cpu", "cuda")
 _OLDEST = (2, 6)
 
 
@@ -29,7 +28,5 @@ def require_torch(device: str) -> None:
     version = tuple(int(part) for part in re.findall(r"\d+", str(torch.__version__))[:2])
     if version < _OLDEST:
         raise MissingExtraError(f"tuning needs PyTorch 2.6 or later, this is {torch.__version__}: {how}")
-    if device not in DEVICES:
-        raise UsageError(f"`device` {device}: there are {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"`device` cuda: PyTorch {torch.__version__} finds none here; leave it out")

@@ -15,7 +15,7 @@ from onnxdecomp.sampling import PRESETS
 from onnxdecomp.sampling.preprocessing import CHANNELS, LAYOUTS
 from onnxdecomp.searching.task import COSTS
 from onnxdecomp.timing.setting import PRECISIONS
-from onnxdecomp.tuning.engine import DEVICES
+from onnxdecomp.tuning.options import DEVICES
 from onnxdecomp.tuning.trained import TRAINED
 
 

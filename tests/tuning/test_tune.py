@@ -21,7 +21,7 @@ pytest.importorskip("torch")
 import torch
 
 import onnxdecomp
-from onnxdecomp import ProgressEvent, StoppedError, UsageError, tune
+from onnxdecomp import ProgressEvent, StoppedError, Tuning, UsageError, tune
 from onnxdecomp.ir import Model, load
 from onnxdecomp.tuning import asking, descent
 from onnxdecomp.tuning.landmarks import find_landmarks
@@ -106,7 +106,7 @@ def distances(result: onnxdecomp.TuneResult) -> list[tuple[float, float]]:
 def test_disturbed_factors_of_full_rank_find_back_to_the_original() -> None:
     original = net()
     start = disturbed(chained(original, nets.FULL_RANK), 0.1)
-    result = tune(original, start, IMAGES, steps=400, batch=16)
+    result = tune(original, start, IMAGES, tuning=Tuning(steps=400, batch=16))
     assert result.improved and result.notes == ()
     assert all(after < before / 6 for before, after in distances(result))
     # What the report says is what is so on other samples.
@@ -118,7 +118,7 @@ def test_disturbed_factors_of_full_rank_find_back_to_the_original() -> None:
 def test_a_fit_is_improved_and_the_report_says_where() -> None:
     original = net()
     fitted = chained(original, data=onnxdecomp.open_samples(IMAGES, original))
-    result = tune(original, fitted, IMAGES, steps=150, batch=16)
+    result = tune(original, fitted, IMAGES, tuning=Tuning(steps=150, batch=16))
     assert result.improved
     assert [gap.name for gap in result.outputs] == ["scores"] and [gap.name for gap in result.inner] == [
         "d",
@@ -137,7 +137,7 @@ def test_a_fit_is_improved_and_the_report_says_where() -> None:
 def test_half_precision_is_trained_in_single_and_stays() -> None:
     original = net(np.float16)
     start = disturbed(chained(original, nets.FULL_RANK), 0.1)
-    result = tune(original, start, IMAGES.astype(np.float16), steps=200, batch=16)
+    result = tune(original, start, IMAGES.astype(np.float16), tuning=Tuning(steps=200, batch=16))
     assert result.improved and all(after < before / 5 for before, after in distances(result))
     assert {array.dtype for array in arrays_of(result.model).values()} == {np.dtype(np.float16)}
 
@@ -150,7 +150,7 @@ def test_half_precision_is_trained_in_single_and_stays() -> None:
 def test_nothing_but_what_is_trained_differs(train: str) -> None:
     original = net()
     start = chained(original, fold_bn=False)
-    result = tune(original, start, IMAGES, train=train, steps=5, batch=16)
+    result = tune(original, start, IMAGES, tuning=Tuning(train=train, steps=5, batch=16))
     factors = {name for name in arrays_of(start) if "tucker" in name or name == "bias"}
     more = {"factors": set(), "factors+norms": {"s", "t"}, "convs": {"stem", "head"}}[train]
     assert set(result.trained) == factors | more
@@ -168,12 +168,12 @@ def test_external_data_stay_external_and_the_inputs_are_not_touched(tmp_path: Pa
     original, start = save(net(), tmp_path / "in.onnx"), chained(net())
     outside = save_external(start, tmp_path / "out.onnx")
     with untouched(tmp_path, "tuned.onnx", "tuned.onnx.data"):
-        result = tune(original, outside, IMAGES, steps=5, batch=16)
+        result = tune(original, outside, IMAGES, tuning=Tuning(steps=5, batch=16))
         result.save(tmp_path / "tuned.onnx")
         for path in (original, outside, tmp_path / "out.onnx.data"):
             with pytest.raises(UsageError, match="belongs to the input"):
                 result.save(path)
-    inside = tune(net(), start, IMAGES, steps=5, batch=16)
+    inside = tune(net(), start, IMAGES, tuning=Tuning(steps=5, batch=16))
     written, wanted = arrays_of(onnx.load(tmp_path / "tuned.onnx")), arrays_of(inside.model)
     assert all(np.array_equal(written[name], wanted[name]) for name in wanted)
 
@@ -182,11 +182,11 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     original = net()
     start = chained(original)
     first, again, other = (
-        tune(original, start, IMAGES, steps=20, batch=16, seed=seed).model.SerializeToString()
+        tune(original, start, IMAGES, tuning=Tuning(steps=20, batch=16, seed=seed)).model.SerializeToString()
         for seed in (3, 3, 4)
     )
     assert first == again != other
-    still = tune(original, start, IMAGES, steps=20, batch=16, seed=3, augment=False).model
+    still = tune(original, start, IMAGES, tuning=Tuning(steps=20, batch=16, seed=3, augment=False)).model
     assert still.SerializeToString() != first
 
 
@@ -222,18 +222,20 @@ def test_an_absurd_rate_keeps_what_there_was(monkeypatch: pytest.MonkeyPatch) ->
     original = net()
     start = chained(original, data=onnxdecomp.open_samples(IMAGES, original))
     monkeypatch.setattr(asking, "_RATE", 1e4)
-    result = tune(original, start, IMAGES, steps=40, batch=16)
+    result = tune(original, start, IMAGES, tuning=Tuning(steps=40, batch=16))
     assert not result.improved and result.model == start
     assert any("a tenth of the rate" in note for note in result.notes)
     monkeypatch.setattr(asking, "_RATE", float("nan"))
-    assert tune(original, start, IMAGES, steps=40, batch=16).model == start
+    assert tune(original, start, IMAGES, tuning=Tuning(steps=40, batch=16)).model == start
 
 
 def test_after_a_divergence_it_goes_on_from_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step goes far astray, and none of the others goes anywhere."""
     monkeypatch.setattr(descent, "one_cycle", lambda way: 0.0 if way else 1e6)
     original = net()
-    result = tune(original, disturbed(chained(original, nets.FULL_RANK), 0.1), IMAGES, steps=40, batch=16)
+    result = tune(
+        original, disturbed(chained(original, nets.FULL_RANK), 0.1), IMAGES, tuning=Tuning(steps=40, batch=16)
+    )
     assert any("a tenth of the rate" in note for note in result.notes)
     assert result.curve[0][1] == result.curve[-1][1] and not result.improved
 
@@ -248,7 +250,7 @@ def test_onnx_runtime_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None
         return descent.Descent(best=best, curve=(), steps=1, restarted=False, interrupted=None)
 
     monkeypatch.setattr(descent, "descend", misled)
-    result = tune(original, start, IMAGES, steps=1)
+    result = tune(original, start, IMAGES, tuning=Tuning(steps=1))
     assert not result.improved and result.model == start
     assert result.outputs[0].after is not None and result.outputs[0].before is not None
     assert result.outputs[0].after > result.outputs[0].before
@@ -256,7 +258,7 @@ def test_onnx_runtime_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_time_limit_that_is_over_at_once_changes_nothing_and_says_so() -> None:
     start = chained(net())
-    result = tune(net(), start, IMAGES, time_limit=1e-9)
+    result = tune(net(), start, IMAGES, tuning=Tuning(time_limit=1e-9))
     assert not result.improved and result.model == start and "no step was made" in result.notes[0]
 
 
@@ -267,7 +269,7 @@ def test_an_interruption_keeps_the_best_so_far() -> None:
 
     original = net()
     start = disturbed(chained(original, nets.FULL_RANK), 0.1)
-    result = tune(original, start, IMAGES, steps=100, batch=16, progress=progress)
+    result = tune(original, start, IMAGES, tuning=Tuning(steps=100, batch=16), progress=progress)
     assert result.interrupted is not None and result.improved and result.steps == 50
     assert not result.to_dict()["complete"]
 
@@ -282,7 +284,7 @@ def test_an_operator_that_is_not_computed_ends_gradients_and_fails_nothing() -> 
     original = net(text=text.replace("head4", "wide"))
     original.graph.initializer.append(numpy_helper.from_array(nets.weight(5, 8, 1, 1), "wide"))
     start = disturbed(chained(original, nets.FULL_RANK), 0.1)
-    result = tune(original, start, IMAGES, steps=100, batch=16)
+    result = tune(original, start, IMAGES, tuning=Tuning(steps=100, batch=16))
     assert result.improved
     (note,) = result.notes
     assert "1 of 4 tensors" in note and "'z'" in note and "Hardmax" in note
@@ -292,7 +294,7 @@ def test_an_operator_that_is_not_computed_ends_gradients_and_fails_nothing() -> 
 def test_where_no_gradient_comes_from_the_outputs_the_last_tensor_before_is_watched() -> None:
     original = net(text=NET.replace("q = Flatten (p)", "w = Flatten (p)\n  q = Hardmax (w)"))
     start = disturbed(chained(original, nets.FULL_RANK), 0.1)
-    result = tune(original, start, IMAGES, steps=60, batch=16)
+    result = tune(original, start, IMAGES, tuning=Tuning(steps=60, batch=16))
     assert "'scores'" in result.notes[0] and result.curve[-1][1] < result.curve[0][1]
 
 
@@ -300,7 +302,7 @@ def test_where_nothing_can_be_computed_nothing_is_changed(monkeypatch: pytest.Mo
     monkeypatch.setattr(table, "TABLE", {})
     original = net()
     start = chained(original)
-    result = tune(original, start, IMAGES, steps=5)
+    result = tune(original, start, IMAGES, tuning=Tuning(steps=5))
     assert not result.improved and result.model == start and result.steps == 0 and result.notes
 
 
@@ -313,7 +315,7 @@ def test_where_no_gradient_passes_nothing_is_trained_on() -> None:
     }"""
     proto = nets.model(text, w=nets.weight(8, 8, 3, 3))
     made = nets.rewrite(proto, 0.5, policy=nets.ANYTHING).model
-    result = tune(proto, made, nets.structured(40, 8, 6, 6, seed=5), steps=3)
+    result = tune(proto, made, nets.structured(40, 8, 6, 6, seed=5), tuning=Tuning(steps=3))
     assert not result.improved and "no gradient passes" in result.notes[0]
 
 
@@ -322,7 +324,7 @@ def test_what_pytorch_computes_otherwise_is_not_trained_on(monkeypatch: pytest.M
     wrong = table.Entry(lambda x: x.abs())
     monkeypatch.setattr(table, "TABLE", {**table.TABLE, "Relu": (wrong,)})
     original = net(text=NET.replace("b = Relu (a)", "b = Sigmoid (a)"))
-    result = tune(original, disturbed(chained(original), 0.1), IMAGES, steps=5)
+    result = tune(original, disturbed(chained(original), 0.1), IMAGES, tuning=Tuning(steps=5))
     assert "PyTorch computes it otherwise" in result.notes[0]
 
 
@@ -376,7 +378,7 @@ def test_shapes_and_classes_are_none() -> None:
     trained = find_trained(as_model(proto), as_model(made), "factors")
     found = find_landmarks(as_model(proto), as_model(made), trained.keys())
     assert (found.inner, found.outputs) == (("b",), ("y",))
-    assert tune(proto, made, nets.structured(40, 8, 6, 6, seed=5), steps=60, batch=16).improved
+    assert tune(proto, made, nets.structured(40, 8, 6, 6, seed=5), tuning=Tuning(steps=60, batch=16)).improved
 
 
 def test_without_an_output_of_floats_the_inside_is_judged() -> None:
@@ -387,7 +389,7 @@ def test_without_an_output_of_floats_the_inside_is_judged() -> None:
     }"""
     proto = nets.model(text, w=nets.weight(8, 8, 3, 3))
     made = disturbed(nets.rewrite(proto, nets.FULL_RANK, policy=nets.ANYTHING).model, 0.1)
-    result = tune(proto, made, nets.structured(40, 8, 6, 6, seed=5), steps=60, batch=16)
+    result = tune(proto, made, nets.structured(40, 8, 6, 6, seed=5), tuning=Tuning(steps=60, batch=16))
     assert result.improved and result.outputs == ()
 
 
@@ -417,9 +419,10 @@ OTHER = nets.model(
     ],
 )
 def test_what_cannot_be_meant_is_one_line(arguments: dict[str, Any], says: str) -> None:
-    given = {"original": ORIGINAL, "rewritten": START, "samples": IMAGES, "steps": 1} | arguments
+    given = {"original": ORIGINAL, "rewritten": START, "samples": IMAGES} | arguments
+    options = {name: given.pop(name) for name in arguments if name in Tuning.__slots__}
     with pytest.raises(UsageError, match=says) as caught:
-        tune(**given)
+        tune(**given, tuning=Tuning(**{"steps": 1, **options}))
     assert "\n" not in str(caught.value)
 
 
@@ -427,13 +430,13 @@ def test_models_of_other_shapes_are_refused() -> None:
     """Names alone do not make a model the original of another."""
     smaller = net(text=NET.replace("[stem] a = Conv <pads", "[stem] a = Conv <strides=[2,2], pads"))
     with pytest.raises(UsageError, match="tensor 'd' has the shape"):
-        tune(smaller, START, IMAGES, steps=1)
+        tune(smaller, START, IMAGES, tuning=Tuning(steps=1))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_device_that_is_not_there_is_said() -> None:
     with pytest.raises(UsageError, match=r"`device` cuda: PyTorch .* finds none here"):
-        tune(ORIGINAL, START, IMAGES, device="cuda")
+        tune(ORIGINAL, START, IMAGES, tuning=Tuning(device="cuda"))
 
 
 @pytest.mark.parametrize(("version", "says"), [(None, "not installed"), ("2.5.1+cpu", r"2\.6 or later")])
@@ -452,6 +455,6 @@ def test_pytorch_that_is_absent_or_old_is_one_line(
 def test_results_and_paths_are_taken_for_models(tmp_path: Path) -> None:
     path = save(ORIGINAL, tmp_path / "in.onnx")
     result = nets.rewrite(path, 0.5, policy=nets.ANYTHING, only="one|two")
-    tuned = tune(path, result, onnxdecomp.open_samples(IMAGES, path), steps=3, batch=16)
+    tuned = tune(path, result, onnxdecomp.open_samples(IMAGES, path), tuning=Tuning(steps=3, batch=16))
     assert [output.name for output in onnxdecomp.compare(path, tuned)] == ["y"]
     assert load(path).proto == ORIGINAL
