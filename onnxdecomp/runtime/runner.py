@@ -18,6 +18,8 @@ from onnxdecomp.runtime.session import Engine, onnxruntime, open_session, run_er
 
 Outputs = dict[str, Array]
 
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
 
 @abridged
 @dataclass(frozen=True, slots=True)
@@ -37,20 +39,26 @@ class Runner:
     path: Path
 
 
-def open_in_onnxruntime(path: Path, *, extended: bool = False, threads: int | None = None) -> Runner:
-    """Load the model at `path` into ONNX Runtime's CPU execution provider, all optimisations on.
+def open_in_onnxruntime(
+    path: Path, *, extended: bool = False, threads: int | None = None, device: str = "cpu"
+) -> Runner:
+    """Load the model at `path` into ONNX Runtime, all optimisations on.
 
     Args:
         path: of the model.
         extended: leave the blocked layout out; see `Engine`.
         threads: how many it may take; None for as many as it likes.
+        device: "cpu"; or "cuda", where ONNX Runtime has its execution provider.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         RunError: it does not load the model, or, from `run`, does not run it.
     """
     with run_errors(f"ONNX Runtime does not load {path.name}"):
-        session = open_session(str(path), Engine(threads=threads, extended=extended))
+        provider = _PROVIDERS[device]
+        if provider not in onnxruntime().get_available_providers():
+            provider = _PROVIDERS["cpu"]
+        session = open_session(str(path), Engine(provider=provider, threads=threads, extended=extended))
     names = [output.name for output in session.get_outputs()]
 
     def run(feeds: Feeds) -> Outputs:

@@ -7,6 +7,8 @@ from .folds import deal as deal
 from .folds import sample_digests as sample_digests
 from .holdout import SampleSets as SampleSets
 from .holdout import as_sets as as_sets
+from .labels import Labels as Labels
+from .labels import LabelsLike as LabelsLike
 from .labels import read_labels as read_labels
 from .opening import SamplesLike as SamplesLike
 from .opening import as_samples as as_samples

@@ -8,18 +8,15 @@ from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Model, Source, as_model, graph_inputs
 from onnxdecomp.progress import Progress, logged, silent, stage
-from onnxdecomp.sampling import SamplesLike, as_samples
+from onnxdecomp.sampling import BATCH, LabelsLike, SamplesLike, as_samples, read_labels
 from onnxdecomp.tuning.engine import require_torch
-from onnxdecomp.tuning.feeding import endless, part_samples
+from onnxdecomp.tuning.feeding import Feeding, part_samples, portions_of
 from onnxdecomp.tuning.judging import Task, judged
 from onnxdecomp.tuning.landmarks import find_landmarks
 from onnxdecomp.tuning.options import Tuning
 from onnxdecomp.tuning.result import TuneResult
 from onnxdecomp.tuning.teaching import Teacher, opened
 from onnxdecomp.tuning.trained import find_trained
-
-# The highest rate, as a part of a tensor's root mean square: with few samples, and with many.
-_RATE, _RATE_OF_MANY, _MANY = 5e-3, 1e-2, 1000
 
 
 @verified
@@ -28,6 +25,7 @@ def tune(
     rewritten: Source,
     samples: SamplesLike,
     *,
+    labels: LabelsLike | None = None,
     tuning: Tuning | None = None,
     progress: Progress = silent,
 ) -> TuneResult:
@@ -37,51 +35,67 @@ def tune(
     are to be as it has them. Some of the samples are held out; the state that does best on them is kept, if
     the outputs that ONNX Runtime then computes are nearer to the original's than before.
 
+    Under `torchrun` the processes share every step, and all have the same answer; let the first write it.
+
     An example is in docs/python.md under "Tuning".
 
     Args:
         original: a path, a ModelProto that holds all its data, or a result; never changed.
         rewritten: what was made of it, likewise.
         samples: inputs of the original, two or more; what `open_samples` takes.
+        labels: the classes of the samples, where they are known, as `read_labels` takes them: what is trained
+            is then to find these, too.
         tuning: how; None is ten minutes of training the factors.
         progress: told of what is being done; where it raises a StoppedError, the best so far is the answer.
 
     Raises:
         ModelError: a file is no whole ONNX model.
         UsageError: models that are not original and rewritten of each other, or that have nothing to train;
-            too few samples, or samples that do not fit; a device that is not there.
+            too few samples, or samples or labels that do not fit; a device that is not there; a checkpoint
+            of something else.
+        OutputError: the checkpoint cannot be written.
         RunError, MissingExtraError: ONNX Runtime does not run the models; PyTorch is absent or too old.
     """
-    began, progress = time.monotonic(), logged(progress)
-    how = tuning or Tuning()
+    began, progress, how = time.monotonic(), logged(progress), tuning or Tuning()
     require_torch(how.device)
-    from onnxdecomp.tuning.descent import Course, descend
-    from onnxdecomp.tuning.preparing import prepared, watched
-
     first, second = as_model(original, "original"), as_model(rewritten, "rewritten")
     _require_related(first, second)
     values = find_trained(first, second, how.train)
-    fitted, held_out = part_samples(as_samples(samples, first, "samples"), how.seed)
+    given = as_samples(samples, first, "samples")
+    classes = None if labels is None else read_labels(labels, given)
+    chosen, spared = part_samples(given, how.seed)
+    fitted, held_out = given.subset(chosen), given.subset(spared)
     landmarks = find_landmarks(first, second, values.keys())
-    with opened(first, landmarks.names) as runner, opened(second, landmarks.names) as student:
-        with stage("running both models", progress):
-            teacher = Teacher.of(runner, list(held_out.batches(how.batch)), landmarks.names)
-            task = Task(
-                original=first,
-                rewritten=second,
-                landmarks=landmarks,
-                teacher=teacher,
-                before=teacher.distances(student, landmarks),
-                samples=(len(fitted), len(held_out)),
-                began=began,
-            )
-            program, notes = prepared(task, values, student, how.device)
+    from onnxdecomp.tuning.preparing import prepared
+    from onnxdecomp.tuning.training import train
+
+    with stage("preparing", progress):
+        known = None if classes is None else classes[spared]
+        portions = list(portions_of(held_out, BATCH, labels=known))
+        program, notes = prepared(first, second, landmarks, values, portions[0], how.device)
+    with opened(first, (*landmarks.names, *program.fed), how.device) as runner:
+        with opened(second, landmarks.names) as student, stage("running both models", progress):
+            teacher = Teacher.of(runner, portions, landmarks)
+            before = teacher.distances(student, landmarks)
+        task = Task(
+            original=first,
+            rewritten=second,
+            landmarks=landmarks,
+            teacher=teacher,
+            before=before,
+            samples=(len(fitted), len(held_out)),
+            began=began,
+        )
         if not program.targets:
             return judged(task, None, notes)
-        rate = _RATE_OF_MANY if len(fitted) >= _MANY else _RATE
-        course = Course(rate=rate, steps=how.steps, deadline=began + how.time_limit)
-        batches = endless(fitted, how.batch, how.seed, augment=how.augment)
-        descent = descend(program, teacher, watched(program, landmarks), batches, course, progress)
+        feeding = Feeding(
+            samples=fitted,
+            labels=None if classes is None else classes[chosen],
+            batch=how.batch,
+            seed=how.seed,
+            augment=how.augment,
+        )
+        descent = train(program, task, feeding, how, progress)
         with stage("measuring what came of it", silent if descent.interrupted else progress):
             return judged(task, descent, notes)
 

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from onnxdecomp.errors import StoppedError
 from onnxdecomp.ir import Array
 from onnxdecomp.progress import Progress, ProgressEvent
-from onnxdecomp.runtime import Feeds, Outputs
-from onnxdecomp.tuning.program import Program
-from onnxdecomp.tuning.teaching import Teacher, lessons
+from onnxdecomp.runtime import Outputs
+from onnxdecomp.stopping import uninterrupted
+from onnxdecomp.tuning.crew import Crew
+from onnxdecomp.tuning.feeding import Feeding, Portion
+from onnxdecomp.tuning.keeping import Checkpoint, State
+from onnxdecomp.tuning.sharing import Group
 
 # How often the samples held out are looked at, in equal parts of the whole.
-_LOOKS = 20
+LOOKS = 20
 # One cycle: the rate rises from a part of itself over the first part of the way, then falls to nothing.
 _START, _RISE = 1 / 25, 0.3
 # A loss so many times the first one is beyond recovery, and so is one that is no number.
 _DIVERGED = 10.0
 _AGAIN = 0.1
+# What Adam remembers of each parameter.
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +39,14 @@ class Course:
     Attributes:
         rate: the highest, as a part of each tensor's root mean square.
         steps: over which the rate rises and falls; None is the time that there is.
-        deadline: `time.monotonic()` when it ends at the latest.
+        began: `time.monotonic()` when all began.
+        seconds: after which it ends at the latest.
     """
 
     rate: float
     steps: int | None
-    deadline: float
+    began: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,36 +68,58 @@ class Descent:
     interrupted: StoppedError | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HeldOut:
+    """What says which state is best.
+
+    Attributes:
+        portions: samples that nothing is trained on, with what the teacher has there.
+        watched: the landmarks whose error is judged.
+    """
+
+    portions: Sequence[tuple[Portion, Outputs]]
+    watched: Sequence[str]
+
+
 def descend(
-    program: Program,
-    teacher: Teacher,
-    watched: Sequence[str],
-    batches: Iterator[Feeds],
+    crew: Crew,
+    feeding: Feeding,
+    held_out: HeldOut,
     course: Course,
+    *,
+    group: Group,
+    checkpoint: Checkpoint | None,
     progress: Progress,
 ) -> Descent:
     """Train a program's parameters to bring its targets nearer to the teacher's.
 
     Args:
-        program: whose parameters are trained, in place.
-        teacher: the original.
-        watched: those of the targets whose error on the samples held out says which state is best.
-        batches: to train on, without end.
+        crew: which computes gradients of the parameters, that are trained in place.
+        feeding: which samples every step takes.
+        held_out: what says which state is best; in a group, of this process.
         course: how far and how fast.
+        group: the processes that take parts of every step.
+        checkpoint: where to go on from, and to keep every look in; None is nowhere.
         progress: told of every look; where it raises a StoppedError, the best so far is the answer.
+
+    Raises:
+        UsageError: the checkpoint is of something else.
+        OutputError: it cannot be written.
     """
-    loop = _Loop(program, teacher, watched, progress)
-    with contextlib.closing(lessons(teacher.runner, batches)) as taught, _fewer_threads():
+    loop = _Loop(crew, feeding, held_out, course, group, checkpoint, progress)
+    interrupted: StoppedError | None = None
+    with ThreadPoolExecutor(1) as ahead:
         try:
-            loop.run(taught, course)
+            loop.run(ahead)
         except StoppedError as error:
-            loop.interrupted = error
+            interrupted = error
+            loop.keep()
     return Descent(
         best=loop.best,
         curve=tuple(loop.curve),
         steps=loop.steps,
         restarted=loop.restarted,
-        interrupted=loop.interrupted,
+        interrupted=interrupted,
     )
 
 
@@ -100,102 +127,161 @@ class _Loop:
     """The state of one descent."""
 
     def __init__(
-        self, program: Program, teacher: Teacher, watched: Sequence[str], progress: Progress
+        self,
+        crew: Crew,
+        feeding: Feeding,
+        held_out: HeldOut,
+        course: Course,
+        group: Group,
+        checkpoint: Checkpoint | None,
+        progress: Progress,
     ) -> None:
-        self._program, self._variances = program, teacher.variances
-        self._progress = progress
-        self._held_out = [
-            (feeds, {name: value for name, value in teacher.runner.run(feeds).items() if name in watched})
-            for feeds in teacher.held_out
-        ]
-        self._parameters = list(program.parameters.values())
-        self._scales = relative_scales(self._parameters)
-        self.best = _state(program)
+        self._crew, self._feeding, self._held_out, self._course = crew, feeding, held_out, course
+        self._group, self._checkpoint, self._progress = group, checkpoint, progress
+        self._parameters = crew.program.parameters
+        self._scales = relative_scales(list(self._parameters.values()))
+        self._optimiser = self._new_optimiser()
+        self._prepared: Future[list[Portion]] = Future()
+        self._before = 0.0
+        self.best = _values(self._parameters)
         self.curve: list[tuple[int, float]] = []
-        self.steps = 0
-        self.restarted = False
-        self.interrupted: StoppedError | None = None
+        self.steps = self._looks = 0
+        self._limit = 0.0
+        self.restarted = self._failed = False
+        kept = checkpoint.load() if checkpoint is not None else None
+        if kept is not None:
+            self._go_on_from(kept)
 
-    def run(self, taught: Iterator[tuple[Feeds, Outputs]], course: Course) -> None:
-        """To the end of the course, or until it has diverged twice."""
-        self._progress(ProgressEvent("tuning", 0, _LOOKS))
-        self._look()
-        rate, optimiser, limit = course.rate, self._optimiser(), 0.0
-        began, looks = time.monotonic(), 0
-        while (way := self._way(course, began)) < 1:
-            if way >= (looks + 1) / _LOOKS:
-                looks = int(way * _LOOKS)
-                self._tell(looks, self._look())
-            for group, scale in zip(optimiser.param_groups, self._scales, strict=True):
-                group["lr"] = rate * scale * one_cycle(way)
-            loss = self._loss(*next(taught))
-            value = float(loss.detach())
-            limit = limit or max(_DIVERGED * value, 1e-6)
-            if not value <= limit:
-                if self.restarted:
-                    break
-                self.restarted, rate, optimiser = True, _AGAIN * rate, self._optimiser()
-                self._restore()
-                continue
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            self.steps += 1
-        self._tell(_LOOKS, self._look())
+    def run(self, ahead: ThreadPoolExecutor) -> None:
+        """To the end of the course, or until it has diverged twice.
 
-    def _way(self, course: Course, began: float) -> float:
+        Raises:
+            StoppedError: a process was interrupted, this one or another.
+        """
+        self._progress(ProgressEvent("tuning", self._looks, LOOKS))
+        stopped: StoppedError | None = None
+        self._prepare(ahead, self.steps)
+        while True:
+            way, stop = self._group.agree(self._way(), stopped is not None)
+            if stop:
+                raise stopped or StoppedError
+            try:
+                with self._group.together():
+                    if not self.curve or self._looks < int(way * LOOKS):
+                        self._looks = int(way * LOOKS)
+                        self._look()
+                    elif way >= 1 or self._failed:
+                        break
+                    else:
+                        self._step(way, ahead)
+            except StoppedError as error:
+                if self._group.size == 1:
+                    raise
+                stopped = error
+
+    def _way(self) -> float:
         """How much of the course is done, from 0 to 1; where steps are counted, no clock has a say in it."""
-        now = time.monotonic()
-        if now >= course.deadline:
+        done = self._seconds() / self._course.seconds
+        if done >= 1:
             return 1.0
-        return self.steps / course.steps if course.steps else (now - began) / (course.deadline - began)
+        return self.steps / self._course.steps if self._course.steps else done
 
-    def _optimiser(self) -> torch.optim.Adam:
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._course.began
+
+    def _prepare(self, ahead: ThreadPoolExecutor, number: int) -> None:
+        """Let the samples be read that this process takes of a step."""
+        parts, group = self._crew.parts, self._group
+        self._prepared = ahead.submit(
+            self._feeding.step, number, parts * group.size, self._crew.most, group.mine(parts)
+        )
+
+    def _step(self, way: float, ahead: ThreadPoolExecutor) -> None:
+        portions = self._prepared.result()
+        self._prepare(ahead, self.steps + 1)
+        total = self._group.add(self._crew.gradients(portions))
+        loss = float(total[0] / total[1])
+        self._limit = self._limit or max(_DIVERGED * loss, 1e-6)
+        if loss <= self._limit:
+            self._descend(way, total[2:] / total[1])
+        elif self.restarted:
+            self._failed = True
+        else:
+            self._begin_again()
+            self._prepare(ahead, self.steps)
+
+    def _descend(self, way: float, gradients: Tensor) -> None:
+        sizes = [each.numel() for each in self._parameters.values()]
+        for parameter, gradient in zip(self._parameters.values(), torch.split(gradients, sizes), strict=True):
+            parameter.grad = gradient.reshape(parameter.shape).to(parameter.dtype)
+        rate = self._course.rate * (_AGAIN if self.restarted else 1) * one_cycle(way)
+        for group, scale in zip(self._optimiser.param_groups, self._scales, strict=True):
+            group["lr"] = rate * scale
+        # What is kept must not be half of a step.
+        with uninterrupted():
+            self._optimiser.step()
+            self.steps += 1
+
+    def _new_optimiser(self) -> torch.optim.Adam:
         # Errors are relative, so gradients may be small: Adam's own threshold would hide them.
-        return torch.optim.Adam([{"params": [each]} for each in self._parameters], eps=1e-12)
+        groups = [{"params": [each]} for each in self._parameters.values()]
+        return torch.optim.Adam(groups, eps=1e-12, fused=True)
 
-    def _loss(self, feeds: Feeds, wanted: Outputs) -> Tensor:
-        """The mean over landmarks of the squared error, as a part of the teacher's variance."""
-        found = self._program.run(feeds)
-        return torch.stack([self._error(name, found[name], wanted[name]) for name in found]).mean()
+    def _begin_again(self) -> None:
+        """From the best state, at a tenth of the rate."""
+        self.restarted, self._optimiser = True, self._new_optimiser()
+        _set(self._parameters, self.best)
 
-    def _error(self, name: str, found: Tensor, wanted: Array) -> Tensor:
-        target = torch.as_tensor(wanted.astype(np.float32), device=found.device)
-        return functional.mse_loss(found, target) / self._variances[name]
+    # Looks
+    # -----
 
-    def _look(self) -> float:
+    def _look(self) -> None:
         """The error of the watched landmarks on the samples held out; the best state is kept."""
-        total, count = 0.0, 0
-        with torch.no_grad():
-            for feeds, wanted in self._held_out:
-                found = self._program.run(feeds)
-                errors = [float(self._error(name, found[name], value)) for name, value in wanted.items()]
-                rows = len(next(iter(feeds.values())))
-                total, count = total + rows * sum(errors) / len(errors), count + rows
-        error = total / count
+        total = self._group.add(self._crew.errors(self._held_out.portions, self._held_out.watched))
+        error = float(total[0] / total[1])
         if not self.curve or error < min(known for _, known in self.curve):
-            self.best = _state(self._program)
+            self.best = _values(self._parameters)
         self.curve.append((self.steps, error if math.isfinite(error) else math.inf))
-        return error
+        if self._looks:
+            self.keep()
+            what = f"error on samples held out {error:.3g}"
+            self._progress(ProgressEvent("tuning", self._looks, LOOKS, what))
 
-    def _tell(self, looks: int, error: float) -> None:
-        self._progress(ProgressEvent("tuning", looks, _LOOKS, f"error on samples held out {error:.3g}"))
+    # Checkpoints
+    # -----------
 
-    def _restore(self) -> None:
-        with torch.no_grad():
-            for name, tensor in self._program.parameters.items():
-                tensor.copy_(torch.as_tensor(self.best[name]))
+    def keep(self) -> None:
+        """Write where it stands, where that is wanted."""
+        if self._checkpoint is None or self._group.rank or not self.curve:
+            return
+        arrays = {f"now {name}": value for name, value in _values(self._parameters).items()}
+        arrays |= {f"best {name}": value for name, value in self.best.items()}
+        for name, parameter in self._parameters.items():
+            moments = self._optimiser.state[parameter]
+            arrays |= {f"{kind} {name}": value.cpu().numpy() for kind, value in moments.items()}
+        self._checkpoint.save(
+            State(
+                steps=self.steps,
+                looks=self._looks,
+                seconds=self._seconds(),
+                restarted=self.restarted,
+                limit=self._limit,
+                curve=tuple(self.curve),
+                arrays=arrays,
+            )
+        )
 
-
-@contextlib.contextmanager
-def _fewer_threads() -> Iterator[None]:
-    """Leave the teacher, who works ahead, a core of its own, where there is more than one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads - 1))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    def _go_on_from(self, kept: State) -> None:
+        self.steps, self._looks, self._before = kept.steps, kept.looks, kept.seconds
+        self.restarted, self._limit, self.curve = kept.restarted, kept.limit, list(kept.curve)
+        self.best = {name: kept.arrays[f"best {name}"] for name in self._parameters}
+        _set(self._parameters, {name: kept.arrays[f"now {name}"] for name in self._parameters})
+        for name, parameter in self._parameters.items():
+            if f"step {name}" in kept.arrays:
+                self._optimiser.state[parameter] = {
+                    kind: torch.tensor(kept.arrays[f"{kind} {name}"], device=parameter.device)
+                    for kind in _MOMENTS
+                }
 
 
 def one_cycle(way: float) -> float:
@@ -215,5 +301,11 @@ def relative_scales(parameters: Sequence[Tensor]) -> list[float]:
     return [size or (known[len(known) // 2] if known else 1.0) for size in sizes]
 
 
-def _state(program: Program) -> dict[str, Array]:
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in program.parameters.items()}
+def _values(parameters: Mapping[str, Tensor]) -> dict[str, Array]:
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in parameters.items()}
+
+
+def _set(parameters: Mapping[str, Tensor], values: Mapping[str, Array]) -> None:
+    with torch.no_grad():
+        for name, tensor in parameters.items():
+            tensor.copy_(torch.as_tensor(values[name]))

@@ -1,15 +1,16 @@
-"""Samples as batches: held out, in a new order every time, images flipped and moved."""
+"""Samples as steps: what is held out, which samples each step takes, images flipped and moved."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Array
 from onnxdecomp.runtime import Feeds, is_floating
-from onnxdecomp.sampling import Samples
+from onnxdecomp.sampling import Labels, Samples
 
 _SHARE, _LEAST, _MOST = 10, 16, 512
 # Images are moved by up to this part of their shorter side.
@@ -17,8 +18,122 @@ _SHIFT = 8
 _SMALLEST = 8
 
 
-def part_samples(samples: Samples, seed: int) -> tuple[Samples, Samples]:
-    """Samples to train on, and a tenth held out: at least 16, at most 512, and never more than half.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Portion:
+    """Samples that are computed in one piece.
+
+    Attributes:
+        feeds: of the model.
+        rows: how many samples they are.
+        labels: their classes, shape (rows,); None where they are not known.
+    """
+
+    feeds: Feeds
+    rows: int
+    labels: Labels | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Feeding:
+    """Which samples a step takes: a function of its number alone, whoever asks, and in whatever order.
+
+    Attributes:
+        samples: to train on; all are taken before any comes again.
+        labels: their classes, or None.
+        batch: samples in a step, over all processes.
+        seed: same seed, same steps.
+        augment: whether images are flipped and moved.
+    """
+
+    samples: Samples
+    labels: Labels | None = None
+    batch: int
+    seed: int
+    augment: bool
+
+    def step(self, number: int, parts: int, most: int, mine: slice = slice(None)) -> list[Portion]:
+        """The samples of a step, dealt.
+
+        Args:
+            number: of the step, from 0.
+            parts: into how many parts they are dealt.
+            most: samples in a portion; a part that has more is several.
+            mine: which of the parts.
+        """
+        unit = self.samples.batch or 1
+        count = max(1, round(self.batch / unit)) * unit
+        positions = np.arange(number * count, (number + 1) * count).reshape(-1, unit)
+        portions: list[Portion] = []
+        for part in np.array_split(positions, parts)[mine]:
+            # Even portions: a small one that is left over would cost as much time as a large one.
+            pieces = -(-part.size // max(most, unit)) if part.size else 1
+            for piece in np.array_split(part, pieces):
+                portions += self._portions(piece.reshape(-1))
+        return portions
+
+    def _portions(self, positions: Array) -> Iterator[Portion]:
+        if not positions.size:
+            return
+        indices = self._indices(positions)
+        rngs = [np.random.default_rng([self.seed, 2, int(position)]) for position in positions]
+        yield from portions_of(
+            self.samples, len(indices), indices, self.labels, rngs if self.augment else None
+        )
+
+    def _indices(self, positions: Array) -> list[int]:
+        """Which samples stand at these places of an endless row of them."""
+        unit = self.samples.batch or 1
+        epochs, places = np.divmod(positions, len(self.samples) // unit * unit)
+        orders = {
+            epoch: np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.samples))
+            for epoch in set(epochs.tolist())
+        }
+        return [int(orders[epoch][place]) for epoch, place in zip(epochs.tolist(), places, strict=True)]
+
+
+def portions_of(
+    samples: Samples,
+    size: int,
+    indices: Sequence[int] | None = None,
+    labels: Labels | None = None,
+    rngs: Sequence[np.random.Generator] | None = None,
+) -> Iterator[Portion]:
+    """Samples in portions, as `Samples.batches` deals them.
+
+    Args:
+        samples: the samples.
+        size: of a portion.
+        indices: which of them, from 0; None is all.
+        labels: classes of all samples, or None.
+        rngs: one for each index, to flip and move its image by; None leaves images as they are.
+
+    Raises:
+        UsageError: as `Samples.batches`; or there are labels, and samples that fill no batch of the model.
+    """
+    chosen = range(len(samples)) if indices is None else indices
+    classes = None if labels is None else labels[list(chosen)]
+    done = 0
+    for feeds in samples.batches(size, chosen):
+        rows = _rows(samples, feeds)
+        here = slice(done, done + rows)
+        done += rows
+        yield Portion(
+            feeds=feeds if rngs is None else varied(feeds, rngs[here]),
+            rows=rows,
+            labels=None if classes is None else classes[here],
+        )
+    if classes is not None and done != len(classes):
+        raise UsageError("`labels`: the model takes several samples at a time, and these have various shapes")
+
+
+def _rows(samples: Samples, feeds: Feeds) -> int:
+    """How many samples are stacked; inputs without a batch axis do not tell."""
+    whole = samples.blocks[0].whole
+    return next((len(array) for name, array in feeds.items() if name not in whole), 1)
+
+
+def part_samples(samples: Samples, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of samples to train on, and of a tenth held out: at least 16, at most 512, and never over half.
 
     Raises:
         UsageError: there are fewer than two, or than two batches where the model takes several at a time.
@@ -31,27 +146,16 @@ def part_samples(samples: Samples, seed: int) -> tuple[Samples, Samples]:
     wanted = min(max(len(samples) // _SHARE, _LEAST), _MOST)
     held = min(-(-wanted // unit), units // 2) * unit
     order = [int(i) for i in np.random.default_rng(seed).permutation(len(samples))]
-    return samples.subset(sorted(order[held:])), samples.subset(sorted(order[:held]))
+    return sorted(order[held:]), sorted(order[:held])
 
 
-def endless(samples: Samples, batch: int, seed: int, *, augment: bool) -> Iterator[Feeds]:
-    """Batches without end, all samples before any comes again.
+def varied(feeds: Feeds, rngs: Sequence[np.random.Generator]) -> Feeds:
+    """Feeds whose only input, where that holds images, is flipped and moved, each image by itself.
 
     Args:
-        samples: to train on.
-        batch: how many at a time.
-        seed: same seed, same batches.
-        augment: whether images are flipped and moved.
+        feeds: of the model.
+        rngs: one for each image.
     """
-    rng = np.random.default_rng([seed, 1])
-    while True:
-        order = [int(i) for i in rng.permutation(len(samples))]
-        for feeds in samples.batches(batch, order):
-            yield varied(feeds, rng) if augment else feeds
-
-
-def varied(feeds: Feeds, rng: np.random.Generator) -> Feeds:
-    """Feeds whose only input, where that holds images, is flipped and moved, each image by itself."""
     if len(feeds) != 1:
         return feeds
     ((name, images),) = feeds.items()
@@ -62,13 +166,12 @@ def varied(feeds: Feeds, rng: np.random.Generator) -> Feeds:
     shift = max(1, min(first.shape[1:3]) // _SHIFT)
     around = [(0, 0), (shift, shift), (shift, shift), *[(0, 0)] * (first.ndim - 3)]
     wide = np.pad(first, around, mode="reflect")
-    flips = rng.random(len(first)) < 0.5
-    places = rng.integers(0, 2 * shift + 1, (len(first), 2))
     made = np.empty_like(first)
     height, width = first.shape[1:3]
-    for i, (top, left) in enumerate(places):
+    for i, rng in enumerate(rngs):
+        top, left = rng.integers(0, 2 * shift + 1, 2)
         image = wide[i, top : top + height, left : left + width]
-        made[i] = image[:, ::-1] if flips[i] else image
+        made[i] = image[:, ::-1] if rng.random() < 0.5 else image
     return {name: np.ascontiguousarray(np.moveaxis(made, (1, 2), axes))}
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from onnxdecomp.abridging import abridged
-from onnxdecomp.arguments import verified
+from onnxdecomp.arguments import PathLike, verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.tuning.trained import FACTORS, TRAINED
 
@@ -34,6 +34,7 @@ class Tuning:
         batch: samples in a step.
         seed: of what is held out, and of the order of the others.
         device: "cpu" or "cuda".
+        checkpoint: a file to keep the work in, and to go on from where it is there: as if it had never ended.
 
     Raises:
         UsageError: a value that cannot be obeyed.
@@ -46,6 +47,7 @@ class Tuning:
     batch: int = 64
     seed: int = 0
     device: str = "cpu"
+    checkpoint: PathLike | None = None
 
     def __post_init__(self) -> None:
         if self.train not in TRAINED:

@@ -9,42 +9,72 @@ import numpy as np
 from onnx import TensorProto
 from torch import Tensor
 
-from onnxdecomp.ir import Array
-from onnxdecomp.runtime import Feeds, Runner
-from onnxdecomp.tuning.judging import Task
+from onnxdecomp.ir import Array, Model
+from onnxdecomp.runtime import Feeds, Outputs
+from onnxdecomp.tuning.feeding import Portion
 from onnxdecomp.tuning.landmarks import Landmarks
 from onnxdecomp.tuning.program import Program
+from onnxdecomp.tuning.teaching import opened
 
 # Beyond, what PyTorch makes of a tensor is not what ONNX Runtime makes of it: in single precision, in half.
 _SAME, _SAME_IN_HALF = 1e-2, 5e-2
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
+# Each time what was fed leads on to further operators that are not computed here.
+_MOST_CUTS = 20
+
+
 def prepared(
-    task: Task, values: Mapping[str, Array], student: Runner, device: str
+    original: Model,
+    rewritten: Model,
+    landmarks: Landmarks,
+    values: Mapping[str, Array],
+    portion: Portion,
+    device: str,
 ) -> tuple[Program, list[str]]:
     """The program up to the landmarks, and a line on what cannot be trained.
 
+    Behind an operator that is not computed here the program goes on with what the teacher has there, so that
+    what is trained behind it makes up for its own errors.
+
     Args:
-        task: what is to be tuned.
+        original: the model that was rewritten.
+        rewritten: what was made of it.
+        landmarks: where they should agree.
         values: of the initialisers that are to be trained.
-        student: the rewritten model in ONNX Runtime.
+        portion: to try it on.
         device: of PyTorch.
+
+    Raises:
+        RunError, MissingExtraError: ONNX Runtime does not run the models.
     """
-    whole = Program.of(task.rewritten, task.landmarks.names, values, device)
-    feeds = task.teacher.held_out[0]
-    half = any(tensor.data_type in _HALF for tensor in task.rewritten.proto.graph.initializer)
-    program = whole.tried(feeds)
-    program = program.less(_of_no_use(program, feeds, student, _SAME_IN_HALF if half else _SAME))
+    names, fed = landmarks.names, list[str]()
+    whole = program = Program.of(rewritten, names, values, device).tried(portion.feeds, portion.rows)
+    inside = {name for node in original.proto.graph.node for name in node.output}
+    for _ in range(_MOST_CUTS):
+        cuts = [name for name in program.ends if name in inside and name not in fed]
+        if not cuts or not program.missing:
+            break
+        with opened(original, [*fed, *cuts]) as teacher:
+            wanted = teacher.run(portion.feeds)
+        fed += [name for name in cuts if isinstance(wanted[name], np.ndarray)]
+        program = Program.of(rewritten, names, values, device, fed)
+        program = program.tried(program.given(portion.feeds, wanted), portion.rows)
+    half = any(tensor.data_type in _HALF for tensor in rewritten.proto.graph.initializer)
+    with opened(rewritten, [*names, *fed]) as student:
+        expected = student.run(portion.feeds)
+    given = program.given(portion.feeds, expected)
+    program = program.less(_of_no_use(program, given, expected, _SAME_IN_HALF if half else _SAME))
     used = {name for step in program.steps for name in step.inputs}
     trained = {name: tensor for name, tensor in program.parameters.items() if name in used}
     return dataclasses.replace(program, parameters=trained), _notes(program, whole, trained)
 
 
-def _of_no_use(program: Program, feeds: Feeds, student: Runner, limit: float) -> dict[str, str]:
+def _of_no_use(program: Program, given: Feeds, expected: Outputs, limit: float) -> dict[str, str]:
     """The targets that must not be trained on, and why."""
-    expected, lost = student.run(feeds), {}
-    for name, value in program.run(feeds).items():
+    lost = {}
+    for name, value in program.run(given).items():
         if not value.requires_grad:
             lost[name] = "no gradient passes through what computes it"
         elif not _distance(expected[name], value.detach().cpu().numpy()) <= limit:
@@ -63,16 +93,15 @@ def _notes(program: Program, whole: Program, trained: Mapping[str, Tensor]) -> l
         notes.append(
             f"no gradients come from {len(program.missing)} of {asked} tensors: '{name}', since {why}"
         )
+    if program.fed and program.targets:
+        notes.append(
+            f"what stands behind '{program.fed[0]}', which PyTorch does not compute, was tuned by itself"
+        )
     lost = [name for name in program.parameters if name not in trained]
     if lost and asked:
         count = f"{len(lost)} of {len(program.parameters)} weights"
         notes.append(f"no gradients reach {count}, '{lost[0]}' among them")
     return notes
-
-
-def watched(program: Program, landmarks: Landmarks) -> tuple[str, ...]:
-    """The targets that say which state is best: what is judged, or what stands last in front of its end."""
-    return tuple(name for name in landmarks.judged if name in program.targets) or program.targets[-1:]
 
 
 def _distance(expected: Array, found: Array) -> float:

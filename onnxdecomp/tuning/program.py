@@ -12,7 +12,7 @@ from onnx import NodeProto
 from torch import Tensor
 
 from onnxdecomp.ir import Array, Model, scopes
-from onnxdecomp.runtime import Feeds, is_floating
+from onnxdecomp.runtime import Feeds, Outputs, is_floating
 from onnxdecomp.tuning.constants import fold_constants
 from onnxdecomp.tuning.operators.table import Function, find_function
 
@@ -46,7 +46,11 @@ class Program:
         parameters: tensors by name that are trained; of floats, with gradients.
         targets: the tensors that come out.
         missing: why others that were asked for do not, by name.
+        fed: tensors inside that are given, as inputs are.
+        ends: what operators put out that are not computed here; where it is fed, gradients end, and the
+            program goes on.
         device: where it computes.
+        nbytes: of all tensors on the way for one sample, once it was tried; 0 before.
     """
 
     steps: tuple[Step, ...]
@@ -54,11 +58,19 @@ class Program:
     parameters: Mapping[str, Tensor]
     targets: tuple[str, ...]
     missing: Mapping[str, str]
+    fed: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
     device: torch.device
+    nbytes: int = 0
 
     @classmethod
     def of(
-        cls, model: Model, targets: Iterable[str], parameters: Mapping[str, Array], device: str = "cpu"
+        cls,
+        model: Model,
+        targets: Iterable[str],
+        parameters: Mapping[str, Array],
+        device: str = "cpu",
+        fed: Sequence[str] = (),
     ) -> Program:
         """The program of a model's main graph; nothing is run but what is constant.
 
@@ -68,6 +80,7 @@ class Program:
                 computed here is missing: gradients end in front of that.
             parameters: values of the initialisers that are trained, in what precision they are to be.
             device: of PyTorch.
+            fed: names of tensors inside that are given, whatever computes them.
 
         Raises:
             RunError, MissingExtraError: ONNX Runtime does not compute the constants.
@@ -79,15 +92,18 @@ class Program:
         trained = {
             name: torch.tensor(value, device=where, requires_grad=True) for name, value in parameters.items()
         }
-        inputs = {value.name for value in model.proto.graph.input}
+        inputs = {value.name for value in model.proto.graph.input} | set(fed)
         opset = scopes(model.proto)[0].opset
-        steps, missing = _plan(nodes, inputs | trained.keys() | known.keys(), opset)
+        nodes = [node for node in nodes if not set(node.output) & set(fed)]
+        steps, missing, ends = _plan(nodes, inputs | trained.keys() | known.keys(), opset)
         made = cls(
             steps=tuple(steps),
             constants=known,
             parameters=trained,
             targets=asked,
             missing={},
+            fed=tuple(fed),
+            ends=tuple(ends),
             device=where,
         )
         computed = known.keys() | trained.keys() | inputs | {name for step in steps for name in step.outputs}
@@ -112,8 +128,17 @@ class Program:
             self, steps=tuple(reversed(steps)), targets=targets, missing={**self.missing, **gone}
         )
 
+    def given(self, feeds: Feeds, wanted: Outputs) -> Feeds:
+        """What `run` takes.
+
+        Args:
+            feeds: of the model.
+            wanted: what the teacher has, what is fed among it.
+        """
+        return {**feeds, **{name: wanted[name] for name in self.fed}}
+
     def run(self, feeds: Feeds) -> dict[str, Tensor]:
-        """The targets by name, with gradients where those are on."""
+        """The targets by name, with gradients where those are on; `feeds` hold what is fed, too."""
         values = self._given(feeds)
         for step in self.steps:
             values |= _done(step, values)
@@ -121,22 +146,26 @@ class Program:
                 values.pop(name, None)
         return {name: values[name] for name in self.targets}
 
-    def tried(self, feeds: Feeds) -> Program:
-        """The program less what turns out, on these inputs, not to be computed here."""
+    def tried(self, feeds: Feeds, rows: int = 1) -> Program:
+        """The program less what turns out, on these inputs of so many samples, not to be computed here."""
         values = self._given(feeds)
         lost = {name: f"PyTorch has not the type of '{name}'" for name in feeds if name not in values}
+        ends, nbytes = list(self.ends), 0
         with torch.no_grad():
             for step in self.steps:
                 behind = next((lost[name] for name in step.inputs if name in lost), None)
+                made = tuple(filter(None, step.outputs))
                 try:
                     if behind is None:
-                        values |= _done(step, values)
+                        values |= (done := _done(step, values))
+                        nbytes += sum(each.nbytes for each in done.values())
                 # What a function of the table refuses, and what PyTorch does.
                 except (NotImplementedError, RuntimeError, IndexError) as error:
                     behind = f"{step.op}: {str(error).splitlines()[0]}"
+                    ends += made
                 if behind is not None:
-                    lost |= dict.fromkeys(filter(None, step.outputs), behind)
-        return self.less(lost)
+                    lost |= dict.fromkeys(made, behind)
+        return dataclasses.replace(self.less(lost), ends=tuple(ends), nbytes=nbytes // rows)
 
     def _given(self, feeds: Feeds) -> dict[str, Tensor]:
         return {**self.constants, **self.parameters, **_tensors(feeds, self.device)}
@@ -154,10 +183,13 @@ def _tensors(arrays: Mapping[str, Array], device: torch.device) -> dict[str, Ten
     return found
 
 
-def _plan(nodes: Sequence[NodeProto], known: set[str], opset: int) -> tuple[list[Step], dict[str, str]]:
-    """The steps that can be done, and by name why other tensors cannot be had."""
+def _plan(
+    nodes: Sequence[NodeProto], known: set[str], opset: int
+) -> tuple[list[Step], dict[str, str], list[str]]:
+    """The steps that can be done; by name why other tensors cannot be had; and the first of these."""
     steps: list[Step] = []
     missing: dict[str, str] = {}
+    ends: list[str] = []
     available = set(known)
     for node in nodes:
         absent = next((name for name in node.input if name and name not in available), None)
@@ -167,10 +199,11 @@ def _plan(nodes: Sequence[NodeProto], known: set[str], opset: int) -> tuple[list
         outputs = tuple(filter(None, node.output))
         if isinstance(function, str):
             missing |= dict.fromkeys(outputs, function)
+            ends += outputs if absent is None else ()
             continue
         available.update(outputs)
         steps.append(Step(node.op_type, function, tuple(node.input), tuple(node.output)))
-    return steps, missing
+    return steps, missing, ends
 
 
 def _done(step: Step, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

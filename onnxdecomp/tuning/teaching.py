@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx import helper
 
-from onnxdecomp.comparing import Tally
+from onnxdecomp.comparing import Tally, class_axis
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Model, on_disk
-from onnxdecomp.runtime import Feeds, Outputs, Runner, open_in_onnxruntime
+from onnxdecomp.runtime import Outputs, Runner, open_in_onnxruntime
+from onnxdecomp.tuning.feeding import Portion
 from onnxdecomp.tuning.landmarks import Landmarks
 
 
 @contextlib.contextmanager
-def opened(model: Model, names: Iterable[str]) -> Iterator[Runner]:
+def opened(model: Model, names: Iterable[str], device: str = "cpu") -> Iterator[Runner]:
     """A model in ONNX Runtime that puts out some of its tensors, too.
 
     Args:
         model: the model.
         names: of the tensors.
+        device: "cpu", or "cuda" where ONNX Runtime has it.
 
     Raises:
         RunError, MissingExtraError: ONNX Runtime does not load it, or, from `run`, does not run it.
@@ -32,23 +33,8 @@ def opened(model: Model, names: Iterable[str]) -> Iterator[Runner]:
     known = {value.name for value in graph.output}
     graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
     with on_disk(replace(made, path=None)) as path:
-        # PyTorch has a pool of threads, too: two pools would wait for each other's cores.
-        yield open_in_onnxruntime(path, threads=1)
-
-
-def lessons(runner: Runner, batches: Iterator[Feeds]) -> Generator[tuple[Feeds, Outputs]]:
-    """Batches without end, with what the teacher makes of them; the next while the last one is learnt."""
-
-    def prepare() -> tuple[Feeds, Outputs]:
-        feeds = next(batches)
-        return feeds, runner.run(feeds)
-
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(prepare)
-        while True:
-            ready = ahead.result()
-            ahead = pool.submit(prepare)
-            yield ready
+        # Several are run at a time.
+        yield open_in_onnxruntime(path, threads=1, device=device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,21 +43,30 @@ class Teacher:
 
     Attributes:
         runner: the original in ONNX Runtime, with the landmarks among its outputs.
-        held_out: feeds that nothing is trained on.
+        held_out: samples that nothing is trained on.
         variances: of each landmark on them, over all its values.
+        scores: the first output that has one score per class for each sample, and how many; None for none.
     """
 
     runner: Runner
-    held_out: Sequence[Feeds]
+    held_out: Sequence[Portion]
     variances: Mapping[str, float]
+    scores: tuple[str, int] | None
 
     @classmethod
-    def of(cls, runner: Runner, held_out: Sequence[Feeds], names: Sequence[str]) -> Teacher:
-        """The original as it is, on samples held out; see the attributes."""
-        sums = {name: [0.0, 0.0, 0.0] for name in names}
-        for feeds in held_out:
-            outputs = runner.run(feeds)
-            for name in names:
+    def of(cls, runner: Runner, held_out: Sequence[Portion], landmarks: Landmarks) -> Teacher:
+        """The original as it is, on samples held out; see the attributes.
+
+        Raises:
+            UsageError: the samples have labels, and no output a score for each.
+        """
+        sums = {name: [0.0, 0.0, 0.0] for name in landmarks.names}
+        scores = None
+        for portion in held_out:
+            outputs = runner.run(portion.feeds)
+            scores = scores or _scores(outputs, landmarks.outputs)
+            _require_classes(portion, scores)
+            for name in landmarks.names:
                 value = outputs[name].astype("float64")
                 moments = (float(value.size), float(value.sum()), float((value**2).sum()))
                 sums[name] = [a + b for a, b in zip(sums[name], moments, strict=True)]
@@ -80,7 +75,15 @@ class Teacher:
             variance = squares / count - (total / count) ** 2 if count else 0.0
             # What never varies is judged by its size.
             variances[name] = max(variance, 1e-6 * squares / count if count else 0.0) or 1.0
-        return cls(runner=runner, held_out=held_out, variances=variances)
+        return cls(runner=runner, held_out=held_out, variances=variances, scores=scores)
+
+    def answers(self, portions: Sequence[Portion], names: Sequence[str]) -> list[tuple[Portion, Outputs]]:
+        """Portions with what the original has at some landmarks."""
+        answers = []
+        for portion in portions:
+            outputs = self.runner.run(portion.feeds)
+            answers.append((portion, {name: outputs[name] for name in names}))
+        return answers
 
     def distances(self, student: Runner, landmarks: Landmarks) -> dict[str, Tally]:
         """How far a model, in ONNX Runtime too, is from the original on the samples held out.
@@ -90,8 +93,8 @@ class Teacher:
                 an output may follow from the data, as after a selection.
         """
         tallies = {name: Tally() for name in landmarks.names}
-        for feeds in self.held_out:
-            wanted, found = self.runner.run(feeds), student.run(feeds)
+        for portion in self.held_out:
+            wanted, found = self.runner.run(portion.feeds), student.run(portion.feeds)
             for name, tally in tallies.items():
                 if wanted[name].shape != found[name].shape and name in landmarks.inner:
                     raise UsageError(
@@ -100,3 +103,21 @@ class Teacher:
                     )
                 tally.add(wanted[name], found[name])
         return tallies
+
+
+def _scores(outputs: Outputs, names: Sequence[str]) -> tuple[str, int] | None:
+    for name in names:
+        value = outputs[name]
+        if value.ndim >= 2 and len(value) and value[0].size == value.shape[class_axis(value)] > 1:
+            return name, value[0].size
+    return None
+
+
+def _require_classes(portion: Portion, scores: tuple[str, int] | None) -> None:
+    if portion.labels is None:
+        return
+    if scores is None:
+        raise UsageError("`labels`: no output of the model has one score per class for each sample")
+    wrong = [int(each) for each in portion.labels if not 0 <= each < scores[1]]
+    if wrong:
+        raise UsageError(f"`labels`: class {wrong[0]}, but '{scores[0]}' has scores for 0 to {scores[1] - 1}")

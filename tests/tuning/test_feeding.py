@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import onnxdecomp
-from onnxdecomp.tuning.feeding import endless, part_samples, varied
+from onnxdecomp.tuning.feeding import Feeding, Portion, part_samples, varied
 
 FLAT = nets.model("m (float[N,2] x) => (float[N,2] y) { y = Relu (x) }")
 
@@ -18,11 +18,20 @@ def numbered(count: int) -> onnxdecomp.Samples:
     return onnxdecomp.open_samples(np.arange(2 * count, dtype=np.float32).reshape(count, 2), FLAT)
 
 
+def feeding(count: int, batch: int, *, seed: int = 0, labels: bool = False) -> Feeding:
+    classes = np.arange(count) if labels else None
+    return Feeding(samples=numbered(count), labels=classes, batch=batch, seed=seed, augment=False)
+
+
+def numbers(portions: list[Portion]) -> list[int]:
+    return [int(value) // 2 for portion in portions for value in portion.feeds["x"][:, 0]]
+
+
 @pytest.mark.parametrize(("count", "held"), [(2, 1), (20, 10), (40, 16), (300, 30), (6000, 512)])
 def test_a_tenth_is_held_out_at_least_sixteen_and_never_more_than_half(count: int, held: int) -> None:
     fitted, held_out = part_samples(numbered(count), seed=0)
     assert (len(fitted), len(held_out)) == (count - held, held)
-    assert not set(fitted.indices) & set(held_out.indices)
+    assert sorted([*fitted, *held_out]) == list(range(count))
 
 
 def test_a_model_that_takes_several_at_a_time_gets_whole_batches() -> None:
@@ -32,20 +41,46 @@ def test_a_model_that_takes_several_at_a_time_gets_whole_batches() -> None:
     assert (len(fitted), len(held_out)) == (24, 16)
     with pytest.raises(onnxdecomp.UsageError, match="a batch of 4 samples"):
         part_samples(samples[:4], seed=0)
+    fed = Feeding(samples=samples, batch=10, seed=0, augment=False)
+    assert [portion.rows for portion in fed.step(3, parts=2, most=100)] == [4, 4]
 
 
-def test_all_samples_are_seen_before_any_comes_again() -> None:
-    batches = endless(numbered(10), 4, 0, augment=False)
-    for _ in range(2):
-        seen = np.concatenate([each["x"][:, 0] for each in itertools.islice(batches, 3)])
-        assert sorted(seen) == list(range(0, 20, 2))
+def test_all_samples_are_taken_before_any_comes_again() -> None:
+    fed = feeding(10, 4)
+    seen = [number for step in range(5) for number in numbers(fed.step(step, 1, 100))]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+    assert numbers(feeding(3, 8).step(0, 1, 100)).count(0) in (2, 3)
+
+
+def test_a_step_is_the_same_however_it_is_dealt() -> None:
+    """Whoever takes which part, and whatever was asked for before."""
+    whole = feeding(50, 12, labels=True)
+    wanted = numbers(whole.step(7, 1, 100))
+    for parts, most in ((2, 100), (3, 100), (5, 100), (20, 100), (2, 5), (1, 1)):
+        dealt = [whole.step(7, parts, most, slice(part, part + 1)) for part in range(parts)]
+        assert [number for part in dealt for number in numbers(part)] == wanted
+        assert all(portion.rows <= most for part in dealt for portion in part)
+    assert [int(each) for portion in whole.step(7, 3, 5) for each in portion.labels] == wanted
+    assert numbers(feeding(50, 12, seed=1).step(7, 1, 100)) != wanted
+
+
+def test_images_are_varied_in_the_same_way_however_they_are_dealt() -> None:
+    proto = nets.model("m (float[N,3,16,16] x) => (float[N,3,16,16] y) { y = Relu (x) }")
+    samples = onnxdecomp.open_samples(nets.signal(20, 3, 16, 16), proto)
+    fed = Feeding(samples=samples, batch=9, seed=4, augment=True)
+    one, three = (
+        np.concatenate([portion.feeds["x"] for portion in fed.step(2, parts, 100)]) for parts in (1, 3)
+    )
+    np.testing.assert_array_equal(one, three)
+    assert not np.array_equal(one, np.concatenate([p.feeds["x"] for p in fed.step(3, 1, 100)]))
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_images_are_flipped_and_moved_each_by_itself(layout: str) -> None:
     images = nets.signal(12, 3, 16, 24)
     given = images if layout == "NCHW" else images.transpose(0, 2, 3, 1)
-    found = varied({"x": given}, np.random.default_rng(0))["x"]
+    found = varied({"x": given}, [np.random.default_rng(i) for i in range(12)])["x"]
     made = found if layout == "NCHW" else found.transpose(0, 3, 1, 2)
     assert made.shape == images.shape
     places = set()
@@ -58,11 +93,11 @@ def test_images_are_flipped_and_moved_each_by_itself(layout: str) -> None:
 
 
 def test_what_holds_no_images_stays_as_it_is() -> None:
-    rng = np.random.default_rng(0)
+    rngs = [np.random.default_rng(i) for i in range(4)]
     for feeds in (
         {"x": nets.signal(4, 3, 16)},
         {"x": nets.signal(4, 8, 16, 16)},
         {"x": np.ones((4, 3, 16, 16), np.int64)},
         {"x": nets.signal(4, 3, 16, 16), "size": np.ones(2, np.float32)},
     ):
-        assert varied(feeds, rng) is feeds
+        assert varied(feeds, rngs) is feeds

@@ -23,7 +23,7 @@ import torch
 import onnxdecomp
 from onnxdecomp import ProgressEvent, StoppedError, Tuning, UsageError, tune
 from onnxdecomp.ir import Model, load
-from onnxdecomp.tuning import asking, descent
+from onnxdecomp.tuning import descent, training
 from onnxdecomp.tuning.landmarks import find_landmarks
 from onnxdecomp.tuning.operators import table
 from onnxdecomp.tuning.trained import find_trained
@@ -221,11 +221,11 @@ def test_the_rate_rises_and_falls_once() -> None:
 def test_an_absurd_rate_keeps_what_there_was(monkeypatch: pytest.MonkeyPatch) -> None:
     original = net()
     start = chained(original, data=onnxdecomp.open_samples(IMAGES, original))
-    monkeypatch.setattr(asking, "_RATE", 1e4)
+    monkeypatch.setattr(training, "_RATE", 1e4)
     result = tune(original, start, IMAGES, tuning=Tuning(steps=40, batch=16))
     assert not result.improved and result.model == start
     assert any("a tenth of the rate" in note for note in result.notes)
-    monkeypatch.setattr(asking, "_RATE", float("nan"))
+    monkeypatch.setattr(training, "_RATE", float("nan"))
     assert tune(original, start, IMAGES, tuning=Tuning(steps=40, batch=16)).model == start
 
 
@@ -245,11 +245,11 @@ def test_onnx_runtime_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None
     original = net()
     start = chained(original, data=onnxdecomp.open_samples(IMAGES, original))
 
-    def misled(program: Any, *_: object) -> descent.Descent:
-        best = {name: 1.5 * tensor.detach().numpy() for name, tensor in program.parameters.items()}
+    def misled(crew: Any, *_: object, **__: object) -> descent.Descent:
+        best = {name: 1.5 * tensor.detach().numpy() for name, tensor in crew.program.parameters.items()}
         return descent.Descent(best=best, curve=(), steps=1, restarted=False, interrupted=None)
 
-    monkeypatch.setattr(descent, "descend", misled)
+    monkeypatch.setattr(training, "descend", misled)
     result = tune(original, start, IMAGES, tuning=Tuning(steps=1))
     assert not result.improved and result.model == start
     assert result.outputs[0].after is not None and result.outputs[0].before is not None
@@ -286,9 +286,30 @@ def test_an_operator_that_is_not_computed_ends_gradients_and_fails_nothing() -> 
     start = disturbed(chained(original, nets.FULL_RANK), 0.1)
     result = tune(original, start, IMAGES, tuning=Tuning(steps=100, batch=16))
     assert result.improved
-    (note,) = result.notes
-    assert "1 of 4 tensors" in note and "'z'" in note and "Hardmax" in note
+    (note, _) = result.notes
+    assert "1 of 4 tensors" in note and "'z'" in note
     assert [gap.name for gap in result.outputs] == ["scores", "z"]
+
+
+@pytest.mark.parametrize("blind", ["Hardmax <axis=1>", "Atan"])
+def test_behind_an_operator_that_is_not_computed_blocks_are_tuned_by_themselves(
+    blind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients end there, both in front of it and behind what is trained finds back."""
+    known = {name: entry for name, entry in table.TABLE.items() if name != blind}
+    monkeypatch.setattr(table, "TABLE", known)
+    text = NET.replace("[1,1,1,1]> (d, two)", "[1,1,1,1]> (k, two)")
+    text = text.replace("f = Add (e, b)", "f = Add (e, k)").replace(
+        "d = Relu (c)", f"d = Relu (c) k = {blind} (d)"
+    )
+    original = net(text=text)
+    start = disturbed(chained(original, nets.FULL_RANK), 0.1)
+    result = tune(original, start, IMAGES, tuning=Tuning(steps=150, batch=16))
+    assert result.improved and len(result.trained) == 7
+    assert "'k'" in result.notes[0] and "tuned by itself" in result.notes[0]
+    gaps = {gap.name: gap for gap in (*result.outputs, *result.inner)}
+    assert set(gaps) == {"scores", "d", "g"}
+    assert all((gap.after or 0) < 0.5 * (gap.before or 0) for gap in gaps.values())
 
 
 def test_where_no_gradient_comes_from_the_outputs_the_last_tensor_before_is_watched() -> None:
