@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import onnxdecomp
+from onnxdecomp import sampling
 from onnxdecomp.cli.choices import Channels, Layout, Preset
 from onnxdecomp.cli.options import SAMPLES, option
 from onnxdecomp.cli.parsing import parse_preprocessing
@@ -103,6 +104,11 @@ class SampleOptions:
         count = {} if self.count is None else {"count": self.count}
         return onnxdecomp.SampleSets.draw(drawn, labels=self.labels, **count)
 
+    def labels_files(self) -> dict[str, set[Path]]:
+        """The file that the classes are read of, by what it belongs to."""
+        path = sampling.labels_file(self.labels) if self.labels is not None else None
+        return {} if path is None else {"the labels": {path}}
+
     def _require_data(self) -> None:
         others = (self.count, self.labels, self.preprocessing)
         if self.data is None and any(each is not None for each in others):
@@ -121,16 +127,34 @@ def files_of(samples: Samples | SampleSets | None) -> dict[str, set[Path]]:
     return {"the samples": samples.sources()}
 
 
+Drawn = Annotated[int | None, option(SAMPLES, metavar="N", min=1, help="Draw N of the samples (seeded).")]
+LabelsFile = Annotated[
+    str | None,
+    option(
+        SAMPLES,
+        metavar="F",
+        help="Classes of the samples: a CSV of file,class, F.npy, F.npz:KEY, or an array of the --data file.",
+    ),
+]
+
+
 @reads(preprocessing=read_preprocessing)
 def read_drawn(
-    data: Data = None,
-    samples: Annotated[
-        int | None, option(SAMPLES, metavar="N", min=1, help="Draw N of the samples (seeded).")
-    ] = None,
-    preprocessing: Preprocessing | None = None,
+    data: Data = None, samples: Drawn = None, preprocessing: Preprocessing | None = None
 ) -> SampleOptions:
     """Samples to run models on."""
     return SampleOptions(data=data, count=samples, preprocessing=preprocessing)
+
+
+@reads(preprocessing=read_preprocessing)
+def read_labelled(
+    data: Data = None,
+    samples: Drawn = None,
+    labels: LabelsFile = None,
+    preprocessing: Preprocessing | None = None,
+) -> SampleOptions:
+    """Samples to train on, and their classes."""
+    return SampleOptions(data=data, count=samples, labels=labels, preprocessing=preprocessing)
 
 
 @reads(preprocessing=read_preprocessing)
@@ -145,15 +169,7 @@ def read_dealt(
     samples: Annotated[
         int | None, option(SAMPLES, metavar="N", help="Fit to N samples (seeded draw); default: 256.")
     ] = None,
-    labels: Annotated[
-        str | None,
-        option(
-            SAMPLES,
-            metavar="F",
-            help="Classes of the samples: a CSV of file,class, F.npy, F.npz:KEY, or an array of the --data "
-            "file.",
-        ),
-    ] = None,
+    labels: LabelsFile = None,
     preprocessing: Preprocessing | None = None,
 ) -> SampleOptions:
     """Samples to fit to, and others to measure on."""

@@ -10,10 +10,21 @@ import typer
 import onnxdecomp
 from onnxdecomp import comparing, ir, show, tuning
 from onnxdecomp.cli.choices import Device, Train
-from onnxdecomp.cli.options import GOAL, SAMPLES, WHERE, Debug, InputShape, JsonFile, OutputFile, option
+from onnxdecomp.cli.options import (
+    GOAL,
+    OUTPUT,
+    SAMPLES,
+    WHERE,
+    Debug,
+    InputShape,
+    JsonFile,
+    OutputFile,
+    option,
+    picture,
+)
 from onnxdecomp.cli.parsing import parse_input_shapes
 from onnxdecomp.cli.reading import reads
-from onnxdecomp.cli.samples import SampleOptions, read_drawn
+from onnxdecomp.cli.samples import SampleOptions, files_of, read_labelled
 from onnxdecomp.cli.targets import Targets
 from onnxdecomp.cli.telling import Voice, read_voice
 from onnxdecomp.errors import UsageError
@@ -39,6 +50,10 @@ def read_tuning(
         bool, option(SAMPLES, "--augment/--no-augment", help="Flip images, and move them by a few pixels.")
     ] = True,
     device: Annotated[Device, option(WHERE, help="Where PyTorch computes.")] = Device.CPU,
+    checkpoint: Annotated[
+        Path | None,
+        option(OUTPUT, metavar="FILE", help="Keep the work there, and go on from it where it is there."),
+    ] = None,
 ) -> Tuning:
     """How to train."""
     return onnxdecomp.Tuning(
@@ -49,10 +64,11 @@ def read_tuning(
         seed=seed,
         augment=augment,
         device=device.value,
+        checkpoint=checkpoint,
     )
 
 
-@reads(how=read_tuning, samples=read_drawn, voice=read_voice)
+@reads(how=read_tuning, samples=read_labelled, voice=read_voice)
 def tune(
     original: Annotated[Path, typer.Argument(help="The ONNX model as it was.", show_default=False)],
     rewritten: Annotated[Path, typer.Argument(help="What was made of it.", show_default=False)],
@@ -61,23 +77,32 @@ def tune(
     samples: SampleOptions,
     input_shape: InputShape = [],  # noqa: B006  (typer copies it)
     json_file: JsonFile = None,
+    plot: Annotated[Path | None, picture("the error on samples held out over the steps")] = None,
     debug: Debug = False,
     *,
     voice: Voice,
 ) -> None:
-    """Bring a rewritten model nearer to its original by gradients, without labels."""
+    """Bring a rewritten model nearer to its original by gradients, without labels.
+
+    Under torchrun its processes share every step, and the first one writes.
+    """
     first, second = ir.load(original), ir.load(rewritten)
     drawn = samples.draw(first)
     if drawn is None:
         raise UsageError("tuning needs samples: name them with --data, a folder of images or an .npz file")
     tuning.require_torch(how.device)
-    keep = {"the input": first.files() | second.files(), "the samples": drawn.sources()}
-    targets = Targets(keep, json_file, model=output)
+    if not tuning.is_leader():
+        onnxdecomp.tune(first, second, drawn, labels=samples.labels, tuning=how)
+        return
+    keep = {"the input": first.files() | second.files(), **files_of(drawn), **samples.labels_files()}
+    targets = Targets(keep, json_file, plot, Path(how.checkpoint) if how.checkpoint else None, model=output)
+    if plot is not None:
+        show.require_plot(plot)
     shapes = parse_input_shapes(input_shape)
     with targets.accounted(), voice.progress() as progress:
         with stage("running the original", progress):
             standard = comparing.baseline(first, shapes)
-        found = onnxdecomp.tune(first, second, drawn, tuning=how, progress=progress)
+        found = onnxdecomp.tune(first, second, drawn, labels=samples.labels, tuning=how, progress=progress)
     with targets.accounted(found.interrupted):
         console = targets.console(voice)
         console.print(show.tune_view(found))
@@ -85,5 +110,6 @@ def tune(
             with voice.progress() as progress, stage("checking the new model", progress):
                 verdict = onnxdecomp.check(standard, candidate)
             targets.json(json_file, lambda: found.to_dict() | {"check": verdict.to_dict()})
+        targets.picture(plot, lambda path: show.plot_tuning(found, path))
         console.print(show.check_line(verdict), soft_wrap=True)
         console.print(f"\nwrote {output}", soft_wrap=True)

@@ -9,6 +9,7 @@ from .holdout import SampleSets as SampleSets
 from .holdout import as_sets as as_sets
 from .labels import Labels as Labels
 from .labels import LabelsLike as LabelsLike
+from .labels import labels_file as labels_file
 from .labels import read_labels as read_labels
 from .opening import SamplesLike as SamplesLike
 from .opening import as_samples as as_samples

@@ -7,6 +7,7 @@ from .inspection import inspect_view as inspect_view
 from .plots import plot_bench as plot_bench
 from .plots import plot_search as plot_search
 from .plots import plot_spectra as plot_spectra
+from .plots import plot_tuning as plot_tuning
 from .plots import require_plot as require_plot
 from .rewriting import result_view as result_view
 from .searching import search_view as search_view

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnxdecomp.errors import MissingExtraError, UsageError
 from onnxdecomp.planning import SiteSpectra
 from onnxdecomp.searching import SearchResult, front_points, uniform
 from onnxdecomp.timing import BenchResult, Cell, LayerTable, cell_rows
+from onnxdecomp.tuning import TuneResult
 
 
 def require_plot(path: Path) -> None:
@@ -57,6 +59,27 @@ def plot_spectra(found: Sequence[SiteSpectra], path: Path) -> None:
     mappable.set_clim(1, max(len(found), 2))
     figure.colorbar(mappable, ax=panels, label="site, in graph order")
     figure.suptitle(f"{len(found)} sites: the faster a curve rises, the lower the rank that will do")
+    figure.savefig(path, dpi=130)
+
+
+def plot_tuning(found: TuneResult, path: Path) -> None:
+    """Draw the error on samples held out over the steps; the state that was taken is marked.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure = _figure_class()(figsize=(7, 4), layout="constrained")
+    panel = figure.subplots()
+    points = [(steps, error) for steps, error in found.curve if np.isfinite(error)]
+    if points:
+        panel.plot(*zip(*points, strict=True), marker=".", linewidth=1)
+        best = min(points, key=itemgetter(1))
+        panel.plot(*best, marker="o", color="C3", linestyle="none", label=f"taken: {best[1]:.3g}")
+        panel.legend()
+    panel.set(xlabel="steps", ylabel="squared error of the outputs / variance", yscale="log")
+    panel.grid(alpha=0.3, which="both")
+    fitted, held_out = found.samples
+    panel.set_title(f"on {held_out} samples held out of {fitted + held_out}")
     figure.savefig(path, dpi=130)
 
 

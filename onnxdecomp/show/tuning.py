@@ -25,6 +25,12 @@ def tune_view(found: TuneResult) -> RenderableType:
         f"samples; on {held_out} others\n",
         Listing(_GAPS, rows),
     ]
+    if found.agreement is not None:
+        before, after = found.agreement
+        parts.append(f"class as the original's: {before:.1%} before, {after:.1%} after")
+    if found.accuracy is not None:
+        original, before, after = found.accuracy
+        parts.append(f"accuracy: {before:.1%} before, {after:.1%} after; the original's {original:.1%}")
     parts += [f"note: {sentence(note)}" for note in found.notes]
     if not found.improved:
         parts.append("\nthe outputs came no nearer to the original's: the model stays as it was")

@@ -25,6 +25,8 @@ from onnxdecomp.tuning.sharing import Group
 LOOKS = 20
 # One cycle: the rate rises from a part of itself over the first part of the way, then falls to nothing.
 _START, _RISE = 1 / 25, 0.3
+# How often what was done is kept between two looks.
+_KEEP_S = 60.0
 # A loss so many times the first one is beyond recovery, and so is one that is no number.
 _DIVERGED = 10.0
 _AGAIN = 0.1
@@ -142,7 +144,7 @@ class _Loop:
         self._scales = relative_scales(list(self._parameters.values()))
         self._optimiser = self._new_optimiser()
         self._prepared: Future[list[Portion]] = Future()
-        self._before = 0.0
+        self._before, self._kept = 0.0, time.monotonic()
         self.best = _values(self._parameters)
         self.curve: list[tuple[int, float]] = []
         self.steps = self._looks = 0
@@ -221,6 +223,8 @@ class _Loop:
         with uninterrupted():
             self._optimiser.step()
             self.steps += 1
+        if time.monotonic() - self._kept > _KEEP_S:
+            self.keep()
 
     def _new_optimiser(self) -> torch.optim.Adam:
         # Errors are relative, so gradients may be small: Adam's own threshold would hide them.
@@ -254,6 +258,7 @@ class _Loop:
         """Write where it stands, where that is wanted."""
         if self._checkpoint is None or self._group.rank or not self.curve:
             return
+        self._kept = time.monotonic()
         arrays = {f"now {name}": value for name, value in _values(self._parameters).items()}
         arrays |= {f"best {name}": value for name, value in self.best.items()}
         for name, parameter in self._parameters.items():

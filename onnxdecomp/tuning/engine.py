@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 
 from onnxdecomp.errors import MissingExtraError, UsageError
@@ -30,3 +31,13 @@ def require_torch(device: str) -> None:
         raise MissingExtraError(f"tuning needs PyTorch 2.6 or later, this is {torch.__version__}: {how}")
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"`device` cuda: PyTorch {torch.__version__} finds none here; leave it out")
+
+
+def processes() -> int:
+    """How many processes `torchrun` has started, this one among them; 1 where it has not."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_leader() -> bool:
+    """Whether this process is the one that writes: the first of those that `torchrun` has started."""
+    return int(os.environ.get("RANK", "0")) == 0

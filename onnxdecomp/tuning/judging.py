@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxdecomp.comparing import Tally
 from onnxdecomp.ir import Model
 from onnxdecomp.tuning.landmarks import Landmarks
 from onnxdecomp.tuning.result import Gap, TuneResult
-from onnxdecomp.tuning.teaching import Teacher, opened
+from onnxdecomp.tuning.teaching import Distances, Teacher, opened
 from onnxdecomp.tuning.trained import with_values
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class Task:
     rewritten: Model
     landmarks: Landmarks
     teacher: Teacher
-    before: Mapping[str, Tally]
+    before: Distances
     samples: tuple[int, int]
     began: float
 
@@ -59,6 +58,8 @@ def judged(task: Task, descent: Descent | None, notes: Sequence[str]) -> TuneRes
         improved=improved,
         outputs=tuple(_gap(name, task.before, after) for name in task.landmarks.outputs),
         inner=tuple(_gap(name, task.before, after) for name in task.landmarks.inner),
+        agreement=_agreement(task, task.before, after),
+        accuracy=_accuracy(task.teacher.correct, task.before.correct, after.correct),
         trained=tuple(descent.best) if descent is not None else (),
         samples=task.samples,
         steps=descent.steps if descent is not None else 0,
@@ -70,14 +71,29 @@ def judged(task: Task, descent: Descent | None, notes: Sequence[str]) -> TuneRes
     )
 
 
-def _error(task: Task, found: Mapping[str, Tally]) -> float:
+def _error(task: Task, found: Distances) -> float:
     """The squared error of what is judged, each as a part of its own size."""
-    return sum(found[name].share for name in task.landmarks.judged)
+    return sum(found.tallies[name].share for name in task.landmarks.judged)
 
 
-def _gap(name: str, before: Mapping[str, Tally], after: Mapping[str, Tally]) -> Gap:
-    first, last = (found[name].fidelity(name).relative_l2 for found in (before, after))
+def _gap(name: str, before: Distances, after: Distances) -> Gap:
+    first, last = (found.tallies[name].fidelity(name).relative_l2 for found in (before, after))
     return Gap(name=name, before=first, after=last)
+
+
+def _agreement(task: Task, before: Distances, after: Distances) -> tuple[float, float] | None:
+    """How often the best class is the original's, before and after; None without scores."""
+    if task.teacher.scores is None:
+        return None
+    name = task.teacher.scores[0]
+    first, last = (found.tallies[name].fidelity(name).top1_agreement for found in (before, after))
+    return None if first is None or last is None else (first, last)
+
+
+def _accuracy(
+    original: float | None, before: float | None, after: float | None
+) -> tuple[float, float, float] | None:
+    return None if original is None or before is None or after is None else (original, before, after)
 
 
 def _said(descent: Descent | None) -> list[str]:

@@ -80,7 +80,7 @@ class Checkpoint:
             return None
         where = f"`checkpoint` {self.path}"
         try:
-            with np.load(self.path, allow_pickle=False) as stored:
+            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             head = json.loads(str(arrays.pop(_HEAD)))
             known = head.pop("format") == _FORMAT

@@ -52,6 +52,9 @@ class TuneResult:
         improved: whether it did.
         outputs: the gap of each output; scores in front of a final Softmax in the place of what comes of it.
         inner: the gap of each tensor behind an activation or a residual Add, in the order of the graph.
+        agreement: share of the samples held out whose best class is the original's, before and after; None
+            without an output of one score per class.
+        accuracy: share of them whose class is found, by the original, before, and after; None without labels.
         trained: names of the initialisers that were trained.
         samples: how many were trained on, and how many held out.
         steps: how many were made.
@@ -66,6 +69,8 @@ class TuneResult:
     improved: bool
     outputs: tuple[Gap, ...]
     inner: tuple[Gap, ...]
+    agreement: tuple[float, float] | None
+    accuracy: tuple[float, float, float] | None
     trained: tuple[str, ...]
     samples: tuple[int, int]
     steps: int
@@ -127,6 +132,8 @@ class TuneResult:
             "trained": list(self.trained),
             "outputs": [gap.to_dict() for gap in self.outputs],
             "inner": [gap.to_dict() for gap in self.inner],
+            "agreement": _named(("before", "after"), self.agreement),
+            "accuracy": _named(("original", "before", "after"), self.accuracy),
             "curve": [
                 # JSON has no infinity.
                 {"steps": steps, "error": error if math.isfinite(error) else None}
@@ -134,3 +141,7 @@ class TuneResult:
             ],
             "notes": list(self.notes),
         }
+
+
+def _named(names: Sequence[str], values: Sequence[float] | None) -> dict[str, float] | None:
+    return None if values is None else dict(zip(names, values, strict=True))

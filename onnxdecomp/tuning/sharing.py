@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,9 +10,7 @@ import torch
 from torch import Tensor, distributed
 
 from onnxdecomp.stopping import uninterrupted
-
-# What torchrun tells every process that it starts.
-_SIZE = "WORLD_SIZE"
+from onnxdecomp.tuning.engine import processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +49,10 @@ class Group:
         return uninterrupted() if self.size > 1 else contextlib.nullcontext()
 
 
-def is_leader() -> bool:
-    """Whether this is the process that writes: the only one, or the first of those that torchrun started."""
-    return int(os.environ.get("RANK", "0")) == 0 or int(os.environ.get(_SIZE, "1")) == 1
-
-
 @contextlib.contextmanager
 def gathered(device: torch.device) -> Iterator[Group]:
     """The group that torchrun put this process in, or, where it did not, this process alone."""
-    if not distributed.is_available() or int(os.environ.get(_SIZE, "1")) == 1:
+    if not distributed.is_available() or processes() == 1:
         yield Group()
         return
     ours = not distributed.is_initialized()

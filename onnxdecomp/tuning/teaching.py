@@ -38,6 +38,37 @@ def opened(model: Model, names: Iterable[str], device: str = "cpu") -> Iterator[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Distances:
+    """How far a model is from the original on samples held out.
+
+    Attributes:
+        tallies: by landmark.
+        correct: share of the samples whose class it finds; None where that is not known.
+    """
+
+    tallies: Mapping[str, Tally]
+    correct: float | None
+
+
+@dataclass(slots=True)
+class _Hits:
+    """How many samples have the class that their scores say."""
+
+    right: int = 0
+    seen: int = 0
+
+    def add(self, portion: Portion, outputs: Outputs, scores: tuple[str, int] | None) -> None:
+        if portion.labels is not None and scores is not None:
+            found = outputs[scores[0]].reshape(portion.rows, -1).argmax(axis=1)
+            self.right += int((found == portion.labels).sum())
+            self.seen += portion.rows
+
+    @property
+    def share(self) -> float | None:
+        return self.right / self.seen if self.seen else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Teacher:
     """The original on the samples that are held out.
 
@@ -46,12 +77,14 @@ class Teacher:
         held_out: samples that nothing is trained on.
         variances: of each landmark on them, over all its values.
         scores: the first output that has one score per class for each sample, and how many; None for none.
+        correct: share of the samples whose class it finds; None where that is not known.
     """
 
     runner: Runner
     held_out: Sequence[Portion]
     variances: Mapping[str, float]
     scores: tuple[str, int] | None
+    correct: float | None
 
     @classmethod
     def of(cls, runner: Runner, held_out: Sequence[Portion], landmarks: Landmarks) -> Teacher:
@@ -61,11 +94,12 @@ class Teacher:
             UsageError: the samples have labels, and no output a score for each.
         """
         sums = {name: [0.0, 0.0, 0.0] for name in landmarks.names}
-        scores = None
+        scores, hits = None, _Hits()
         for portion in held_out:
             outputs = runner.run(portion.feeds)
             scores = scores or _scores(outputs, landmarks.outputs)
             _require_classes(portion, scores)
+            hits.add(portion, outputs, scores)
             for name in landmarks.names:
                 value = outputs[name].astype("float64")
                 moments = (float(value.size), float(value.sum()), float((value**2).sum()))
@@ -75,7 +109,7 @@ class Teacher:
             variance = squares / count - (total / count) ** 2 if count else 0.0
             # What never varies is judged by its size.
             variances[name] = max(variance, 1e-6 * squares / count if count else 0.0) or 1.0
-        return cls(runner=runner, held_out=held_out, variances=variances, scores=scores)
+        return cls(runner=runner, held_out=held_out, variances=variances, scores=scores, correct=hits.share)
 
     def answers(self, portions: Sequence[Portion], names: Sequence[str]) -> list[tuple[Portion, Outputs]]:
         """Portions with what the original has at some landmarks."""
@@ -85,16 +119,17 @@ class Teacher:
             answers.append((portion, {name: outputs[name] for name in names}))
         return answers
 
-    def distances(self, student: Runner, landmarks: Landmarks) -> dict[str, Tally]:
+    def distances(self, student: Runner, landmarks: Landmarks) -> Distances:
         """How far a model, in ONNX Runtime too, is from the original on the samples held out.
 
         Raises:
             UsageError: a tensor inside has another shape there: one model is not made of the other. That of
                 an output may follow from the data, as after a selection.
         """
-        tallies = {name: Tally() for name in landmarks.names}
+        tallies, hits = {name: Tally() for name in landmarks.names}, _Hits()
         for portion in self.held_out:
             wanted, found = self.runner.run(portion.feeds), student.run(portion.feeds)
+            hits.add(portion, found, self.scores)
             for name, tally in tallies.items():
                 if wanted[name].shape != found[name].shape and name in landmarks.inner:
                     raise UsageError(
@@ -102,7 +137,7 @@ class Teacher:
                         f"{list(found[name].shape)} in one and {list(wanted[name].shape)} in the other"
                     )
                 tally.add(wanted[name], found[name])
-        return tallies
+        return Distances(tallies=tallies, correct=hits.share)
 
 
 def _scores(outputs: Outputs, names: Sequence[str]) -> tuple[str, int] | None:

@@ -94,3 +94,30 @@ def test_what_cannot_be_meant_is_one_line_and_touches_nothing(
 ) -> None:
     with untouched(folder):
         assert says in cli(*words).refusal()
+
+
+def test_the_curve_is_drawn_and_classes_are_counted(cli: Cli, folder: Path) -> None:
+    pytest.importorskip("matplotlib")
+    np.savez(folder / "x.npz", x=nets.structured(48, 3, 8, 8, seed=5), y=np.arange(48) % 5)
+    with untouched(folder, "tuned.onnx", "curve.svg", "kept"):
+        outcome = cli(*TUNE, "--steps", "20", "--labels", "y", "--plot", "curve.svg", "--checkpoint", "kept")
+    assert outcome.code == 0
+    assert "accuracy: " in outcome.out and "class as the original's: " in outcome.out
+    assert "steps" in (folder / "curve.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--plot", "curve.jpg"], "end the name with .png or .svg"),
+        (["--checkpoint", "in.onnx"], "belongs to the input"),
+        (["--checkpoint", "tuned.onnx"], "tuned.onnx"),
+        (["--labels", "z"], "--labels z"),
+    ],
+)
+def test_what_cannot_be_written_or_read_is_one_line(
+    more: list[str], says: str, cli: Cli, folder: Path
+) -> None:
+    with untouched(folder):
+        outcome = cli(*TUNE, "--steps", "1", *more)
+    assert outcome.code == 2 and says in outcome.besides and outcome.besides.count("\n") == 1

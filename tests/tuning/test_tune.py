@@ -23,7 +23,7 @@ import torch
 import onnxdecomp
 from onnxdecomp import ProgressEvent, StoppedError, Tuning, UsageError, tune
 from onnxdecomp.ir import Model, load
-from onnxdecomp.tuning import descent, training
+from onnxdecomp.tuning import descent, feeding, training
 from onnxdecomp.tuning.landmarks import find_landmarks
 from onnxdecomp.tuning.operators import table
 from onnxdecomp.tuning.trained import find_trained
@@ -140,6 +140,70 @@ def test_half_precision_is_trained_in_single_and_stays() -> None:
     result = tune(original, start, IMAGES.astype(np.float16), tuning=Tuning(steps=200, batch=16))
     assert result.improved and all(after < before / 5 for before, after in distances(result))
     assert {array.dtype for array in arrays_of(result.model).values()} == {np.dtype(np.float16)}
+
+
+# Labels
+# ------
+
+
+def classes_of(model: ModelProto, images: np.ndarray) -> np.ndarray:
+    (scores,) = nets.run(model, x=images).values()
+    return scores.argmax(axis=1)
+
+
+def test_labels_are_learnt_where_the_teacher_does_not_know_them() -> None:
+    """One class in two is exchanged for another: what is trained follows the labels, as far as it can."""
+    original = net()
+    start = chained(original, nets.FULL_RANK)
+    labels = (classes_of(original, IMAGES) + 1) % 5
+    without, within = (
+        tune(original, start, IMAGES, labels=each, tuning=Tuning(steps=60, batch=16, train="convs"))
+        for each in (None, labels)
+    )
+    assert without.accuracy is None and within.accuracy is not None
+    assert (labels == classes_of(original, IMAGES)).mean() == 0
+    found = (labels == classes_of(within.tuned.proto, IMAGES)).mean()
+    assert found >= (labels == classes_of(without.tuned.proto, IMAGES)).mean()
+
+
+def test_accuracy_and_agreement_are_those_of_the_samples_held_out() -> None:
+    original = net()
+    start = disturbed(chained(original, nets.FULL_RANK), 1.5)
+    truth = classes_of(original, IMAGES)
+    result = tune(original, start, IMAGES, labels=truth, tuning=Tuning(steps=60, batch=16))
+    held_out = IMAGES[feeding.part_samples(onnxdecomp.open_samples(IMAGES, original), 0)[1]]
+    known = classes_of(original, held_out)
+    shares = [float((known == classes_of(each, held_out)).mean()) for each in (start, result.model)]
+    assert result.agreement == pytest.approx(shares) and result.accuracy == pytest.approx([1.0, *shares])
+    assert shares[1] > shares[0]
+    assert result.to_dict()["accuracy"]["after"] == pytest.approx(shares[1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (np.zeros(47, int), "48 samples need one class each"),
+        (np.full(48, 5), "class 5, but 'scores' has scores for 0 to 4"),
+        (np.full(48, -1), "class -1, but"),
+        (np.zeros(48), "classes are integers"),
+        ("no.csv", "No such file"),
+    ],
+)
+def test_labels_that_do_not_match_are_refused(labels: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        tune(net(), chained(net()), IMAGES, labels=labels, tuning=Tuning(steps=1))
+    assert "labels" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_labels_need_an_output_of_scores() -> None:
+    text = """m (float[N,8,6,6] x) => (float[N,8,6,6] y) {
+      [one] a = Conv <pads=[1,1,1,1]> (x, w)
+      y = Relu (a)
+    }"""
+    proto = nets.model(text, w=nets.weight(8, 8, 3, 3))
+    made = nets.rewrite(proto, 0.5, policy=nets.ANYTHING).model
+    with pytest.raises(UsageError, match="`labels`: no output of the model has one score per class"):
+        tune(proto, made, nets.signal(20, 8, 6, 6), labels=[0] * 20, tuning=Tuning(steps=1))
 
 
 # What stays
