@@ -195,6 +195,11 @@ def check_python(words: Sequence[str]) -> None:
         assert not word.startswith("--") or word in texts, f"{module} has no {word}"
 
 
+def check_torchrun(words: Sequence[str]) -> None:
+    assert list(words[:4]) == ["--nproc-per-node", words[1], "-m", "onnxdecomp"] and words[1].isdigit()
+    check_onnxdecomp(words[4:])
+
+
 def check_pip(words: Sequence[str]) -> None:
     assert words[0] == "install"
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -208,6 +213,7 @@ CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
     "make": check_make,
     "python": check_python,
     "pip": check_pip,
+    "torchrun": check_torchrun,
 }
 
 
