@@ -47,7 +47,7 @@ def read_tuning(
         int, option(SAMPLES, metavar="N", min=0, help="Of what is held out, and of the order.")
     ] = 0,
     augment: Annotated[
-        bool, option(SAMPLES, "--augment/--no-augment", help="Flip images, and move them by a few pixels.")
+        bool, option(SAMPLES, "--augment/--no-augment", help="Flip, move, turn and scale images.")
     ] = True,
     device: Annotated[Device, option(WHERE, help="Where PyTorch computes.")] = Device.CPU,
     checkpoint: Annotated[

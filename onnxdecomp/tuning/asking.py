@@ -10,7 +10,6 @@ from onnxdecomp.ir import Model, Source, as_model, graph_inputs
 from onnxdecomp.progress import Progress, logged, silent, stage
 from onnxdecomp.sampling import BATCH, LabelsLike, SamplesLike, as_samples, read_labels
 from onnxdecomp.tuning.engine import require_torch
-from onnxdecomp.tuning.feeding import Feeding, part_samples, portions_of
 from onnxdecomp.tuning.judging import Task, judged
 from onnxdecomp.tuning.landmarks import find_landmarks
 from onnxdecomp.tuning.options import Tuning
@@ -58,6 +57,10 @@ def tune(
     """
     began, progress, how = time.monotonic(), logged(progress), tuning or Tuning()
     require_torch(how.device)
+    from onnxdecomp.tuning.feeding import Feeding, part_samples, portions_of
+    from onnxdecomp.tuning.preparing import prepared
+    from onnxdecomp.tuning.training import train
+
     first, second = as_model(original, "original"), as_model(rewritten, "rewritten")
     _require_related(first, second)
     values = find_trained(first, second, how.train)
@@ -66,9 +69,6 @@ def tune(
     chosen, spared = part_samples(given, how.seed)
     fitted, held_out = given.subset(chosen), given.subset(spared)
     landmarks = find_landmarks(first, second, values.keys())
-    from onnxdecomp.tuning.preparing import prepared
-    from onnxdecomp.tuning.training import train
-
     with stage("preparing", progress):
         known = None if classes is None else classes[spared]
         portions = list(portions_of(held_out, BATCH, labels=known))

@@ -1,4 +1,4 @@
-"""Samples as steps: what is held out, which samples each step takes, images flipped and moved."""
+"""Samples as steps: what is held out, and which samples each step takes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import numpy as np
 
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Array
-from onnxdecomp.runtime import Feeds, is_floating
+from onnxdecomp.runtime import Feeds
 from onnxdecomp.sampling import Labels, Samples
+from onnxdecomp.tuning.augmenting import varied
 
 _SHARE, _LEAST, _MOST = 10, 16, 512
-# Images are moved by up to this part of their shorter side.
-_SHIFT = 8
-_SMALLEST = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,7 +40,7 @@ class Feeding:
         labels: their classes, or None.
         batch: samples in a step, over all processes.
         seed: same seed, same steps.
-        augment: whether images are flipped and moved.
+        augment: whether images are varied.
     """
 
     samples: Samples
@@ -105,7 +103,7 @@ def portions_of(
         size: of a portion.
         indices: which of them, from 0; None is all.
         labels: classes of all samples, or None.
-        rngs: one for each index, to flip and move its image by; None leaves images as they are.
+        rngs: one for each index, to vary its image by; None leaves images as they are.
 
     Raises:
         UsageError: as `Samples.batches`; or there are labels, and samples that fill no batch of the model.
@@ -147,39 +145,3 @@ def part_samples(samples: Samples, seed: int) -> tuple[list[int], list[int]]:
     held = min(-(-wanted // unit), units // 2) * unit
     order = [int(i) for i in np.random.default_rng(seed).permutation(len(samples))]
     return sorted(order[held:]), sorted(order[:held])
-
-
-def varied(feeds: Feeds, rngs: Sequence[np.random.Generator]) -> Feeds:
-    """Feeds whose only input, where that holds images, is flipped and moved, each image by itself.
-
-    Args:
-        feeds: of the model.
-        rngs: one for each image.
-    """
-    if len(feeds) != 1:
-        return feeds
-    ((name, images),) = feeds.items()
-    axes = _image_axes(images)
-    if axes is None:
-        return feeds
-    first = np.moveaxis(images, axes, (1, 2))
-    shift = max(1, min(first.shape[1:3]) // _SHIFT)
-    around = [(0, 0), (shift, shift), (shift, shift), *[(0, 0)] * (first.ndim - 3)]
-    wide = np.pad(first, around, mode="reflect")
-    made = np.empty_like(first)
-    height, width = first.shape[1:3]
-    for i, rng in enumerate(rngs):
-        top, left = rng.integers(0, 2 * shift + 1, 2)
-        image = wide[i, top : top + height, left : left + width]
-        made[i] = image[:, ::-1] if rng.random() < 0.5 else image
-    return {name: np.ascontiguousarray(np.moveaxis(made, (1, 2), axes))}
-
-
-def _image_axes(images: Array) -> tuple[int, int] | None:
-    """Where the rows and the columns of images are; None where an array holds none."""
-    if images.ndim != 4 or not is_floating(images.dtype):
-        return None
-    for channels, axes in ((1, (2, 3)), (3, (1, 2))):
-        if images.shape[channels] in (1, 3) and min(images.shape[axis] for axis in axes) >= _SMALLEST:
-            return axes
-    return None

@@ -27,7 +27,7 @@ class Tuning:
     Attributes:
         train: "factors": what the rewrite made, biases of chains included; "factors+norms": scales and biases
             of normalisations, too; "convs": what every Conv, ConvTranspose, Gemm and MatMul reads.
-        augment: whether images are flipped and moved by a few pixels.
+        augment: whether images are flipped, moved, turned and scaled a little.
         time_limit: seconds after which it ends, what is done before the first step included.
         steps: after which it ends, if that is sooner; the rate falls to nothing by then, or, where None are
             named, by the time limit.

@@ -18,7 +18,7 @@ from onnxdecomp.tuning.program import Program
 from onnxdecomp.tuning.sharing import gathered
 
 # The highest rate, as a part of a tensor's root mean square: with few samples, and with many.
-_RATE, _RATE_OF_MANY, _MANY = 5e-3, 1e-2, 1000
+_RATE, _RATE_OF_MANY, _MANY = 1e-2, 2e-2, 1000
 
 
 def train(program: Program, task: Task, feeding: Feeding, how: Tuning, progress: Progress) -> Descent:

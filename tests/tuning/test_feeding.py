@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-
 import nets
 import numpy as np
 import pytest
+from scipy import ndimage
+
+pytest.importorskip("torch")
 
 import onnxdecomp
-from onnxdecomp.tuning.feeding import Feeding, Portion, part_samples, varied
+from onnxdecomp.tuning.augmenting import motion, varied
+from onnxdecomp.tuning.feeding import Feeding, Portion, part_samples
 
 FLAT = nets.model("m (float[N,2] x) => (float[N,2] y) { y = Relu (x) }")
 
@@ -76,28 +78,58 @@ def test_images_are_varied_in_the_same_way_however_they_are_dealt() -> None:
     assert not np.array_equal(one, np.concatenate([p.feeds["x"] for p in fed.step(3, 1, 100)]))
 
 
+# Images
+# ------
+
+
+def rngs(count: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(i) for i in range(count)]
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_images_are_flipped_and_moved_each_by_itself(layout: str) -> None:
-    images = nets.signal(12, 3, 16, 24)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_images_are_varied_each_by_itself(layout: str, dtype: type) -> None:
+    """Taken by SciPy from the same places, they are the same."""
+    images = nets.signal(6, 3, 16, 24).astype(dtype)
     given = images if layout == "NCHW" else images.transpose(0, 2, 3, 1)
-    found = varied({"x": given}, [np.random.default_rng(i) for i in range(12)])["x"]
+    found = varied({"x": given}, rngs(6))["x"]
+    assert found.dtype == dtype
     made = found if layout == "NCHW" else found.transpose(0, 3, 1, 2)
-    assert made.shape == images.shape
-    places = set()
-    for image, changed in zip(images, made, strict=True):
-        wide = np.pad(image, [(0, 0), (2, 2), (2, 2)], mode="reflect")
-        for top, left, step in itertools.product(range(5), range(5), (1, -1)):
-            if np.array_equal(wide[:, top : top + 16, left : left + 24][:, :, ::step], changed):
-                places.add((top, left, step))
-    assert len(places) >= 10  # each was found, hardly two at one place
+    rows, columns = (2 * np.arange(16) + 1) / 16 - 1, (2 * np.arange(24) + 1) / 24 - 1
+    down, across = np.meshgrid(rows, columns, indexing="ij")
+    for image, changed, rng in zip(images, made, rngs(6), strict=True):
+        x, y = np.tensordot(motion(rng, 16, 24), np.stack([across, down, np.ones_like(down)]), 1)
+        places = [((y + 1) * 16 - 1) / 2, ((x + 1) * 24 - 1) / 2]
+        for channel, new in zip(image.astype(np.float64), changed, strict=True):
+            wanted = ndimage.map_coordinates(channel, places, order=1, mode="reflect")
+            np.testing.assert_allclose(new, wanted, atol=2e-3 if dtype == np.float16 else 1e-4)
+
+
+def test_a_motion_turns_scales_moves_and_flips_and_does_not_shear() -> None:
+    height, width = 16, 32
+    found = np.stack([motion(np.random.default_rng(i), height, width) for i in range(1000)])
+    # In pixels instead of halves of each side.
+    pixels = found[:, :, :2] * [[1, width / height], [height / width, 1]]
+    sizes = np.sqrt(np.abs(np.linalg.det(pixels)))
+    square = np.einsum("nij,nkj->nik", pixels, pixels) / sizes[:, None, None] ** 2
+    np.testing.assert_allclose(square, np.broadcast_to(np.eye(2), (1000, 2, 2)), atol=1e-5)
+    assert 0.7 <= sizes.min() < 0.72 and 1.13 < sizes.max() <= 1.15
+    assert 400 < (np.linalg.det(pixels) < 0).sum() < 600
+    turns = np.arctan2(-pixels[:, 0, 1], pixels[:, 1, 1])
+    assert 0.24 < np.abs(turns).max() <= 0.2501 and np.abs(turns.mean()) < 0.03
+    sharp = turns == 0
+    assert 400 < sharp.sum() < 600 and set(sizes[sharp]) == {1}
+    ways = found[sharp][:, :, 2] * [width / 2, height / 2]
+    np.testing.assert_allclose(ways, np.round(ways), atol=1e-5)
+    np.testing.assert_allclose(np.abs(ways).max(axis=0), [4, 2], atol=1e-5)
+    assert 0.28 < np.abs(found[~sharp][:, :, 2]).max() <= 0.3
 
 
 def test_what_holds_no_images_stays_as_it_is() -> None:
-    rngs = [np.random.default_rng(i) for i in range(4)]
     for feeds in (
         {"x": nets.signal(4, 3, 16)},
         {"x": nets.signal(4, 8, 16, 16)},
         {"x": np.ones((4, 3, 16, 16), np.int64)},
         {"x": nets.signal(4, 3, 16, 16), "size": np.ones(2, np.float32)},
     ):
-        assert varied(feeds, rngs) is feeds
+        assert varied(feeds, rngs(4)) is feeds
