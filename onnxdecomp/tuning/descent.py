@@ -229,7 +229,7 @@ class _Loop:
     def _new_optimiser(self) -> torch.optim.Adam:
         # Errors are relative, so gradients may be small: Adam's own threshold would hide them.
         groups = [{"params": [each]} for each in self._parameters.values()]
-        return torch.optim.Adam(groups, eps=1e-12, fused=True)
+        return torch.optim.Adam(groups, eps=1e-12, fused=self._crew.program.device.type == "cpu")
 
     def _begin_again(self) -> None:
         """From the best state, at a tenth of the rate."""

@@ -90,7 +90,8 @@ class Program:
         nodes, constants = fold_constants(model, parameters.keys(), asked)
         known = _tensors(constants, where)
         trained = {
-            name: torch.tensor(value, device=where, requires_grad=True) for name, value in parameters.items()
+            name: _laid_out(torch.tensor(value, device=where)).requires_grad_()
+            for name, value in parameters.items()
         }
         inputs = {value.name for value in model.proto.graph.input} | set(fed)
         opset = scopes(model.proto)[0].opset
@@ -177,10 +178,17 @@ def _tensors(arrays: Mapping[str, Array], device: torch.device) -> dict[str, Ten
     for name, value in ((name, np.asarray(value)) for name, value in arrays.items()):
         if is_floating(value.dtype):
             wide = value if value.dtype == np.float64 else value.astype(np.float32)
-            found[name] = torch.tensor(wide, device=device)
+            found[name] = _laid_out(torch.tensor(wide, device=device))
         elif value.dtype.kind in "biu":
             found[name] = torch.tensor(value)
     return found
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    """Channels last on GPUs, whose convolutions want that; on CPUs PyTorch blocks them as it likes."""
+    if tensor.device.type == "cpu" or tensor.ndim != 4:
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def _plan(
