@@ -162,6 +162,8 @@ def test_an_argument_is_taken_or_refused_by_its_name(
     instance = [valid(owner)] if owner is not None else []
     unclear = []
     for value in WRONG:
+        if (name, parameter.name) == ("tune", "tuning") and value is None:
+            continue  # ten minutes
         try:
             carried_out = function(*instance, **given | {parameter.name: value})
             if hasattr(carried_out, "__enter__"):
