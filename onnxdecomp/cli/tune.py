@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,9 @@ from onnxdecomp.cli.targets import Targets
 from onnxdecomp.cli.telling import Voice, read_voice
 from onnxdecomp.errors import UsageError
 from onnxdecomp.progress import stage
-from onnxdecomp.tuning import Tuning
+
+if TYPE_CHECKING:
+    from onnxdecomp.tuning import Tuning
 
 
 def read_tuning(
