@@ -267,6 +267,7 @@ def task_of(subject: Subject, kind: str, policy: Policy) -> Task:
         cost=COSTS[kind],
         metric=None,
         trials=Trials(),
+        tuning=None,
         deadline=None,
         progress=silent,
         scratch=None,

@@ -50,21 +50,28 @@ def silent(event: ProgressEvent) -> None:
 
 
 def logged(progress: Progress) -> Progress:
-    """`progress`, and Python's logging under the name of the package: stages at INFO, items at DEBUG."""
-    stage = ""
+    """`progress`, and Python's logging under the name of the package: stages at INFO, items at DEBUG.
 
-    def tell(event: ProgressEvent) -> None:
-        nonlocal stage
-        begins, stage = event.stage != stage, event.stage
+    What is logged already stays as it is: a function that calls another passes on what it tells.
+    """
+    return progress if isinstance(progress, _Logged) else _Logged(progress)
+
+
+class _Logged:
+    """Tells a listener, and the log."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._stage = progress, ""
+
+    def __call__(self, event: ProgressEvent) -> None:
+        begins, self._stage = event.stage != self._stage, event.stage
         if event.stage == TRIED:
             _LOGGER.info("%s: %s", TRIED, event.item)
         elif event.item is not None:
             _LOGGER.debug("%s: %d of %d, %s", event.stage, event.done, event.total, event.item)
         if event.stage != TRIED and (begins or event.done in (0, event.total)):
             _LOGGER.info("%s: %d of %d", event.stage, event.done, event.total)
-        progress(event)
-
-    return tell
+        self._progress(event)
 
 
 @contextlib.contextmanager

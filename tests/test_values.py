@@ -63,7 +63,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         samples, samples[:2], sets, policy, result, found, found.best, timed, seen[0], timed.cells[0],
         onnxdecomp.compare(path, result), onnxdecomp.measure_quality(path, result, samples[:3]),
         onnxdecomp.inspect(path, spectrum=True, policy=policy), onnxdecomp.Preprocessing.imagenet(),
-        onnxdecomp.inspect_cache(), onnxdecomp.Trials(number=3), Budget(), *onnxdecomp.settings(),
+        onnxdecomp.inspect_cache(), onnxdecomp.Trials(number=3), onnxdecomp.Tuning(), Budget(),
+        *onnxdecomp.settings(),
         onnxdecomp.Speedup(ratio=1.0, low=0.9, high=1.1), onnxdecomp.Metric(brightness),
         *tuned(path, result), onnxdecomp.Tuning(),
         onnxdecomp.Trial(number=1, state="complete", loss=0.1, cost=1.0, plan=result.plan),
@@ -75,7 +76,15 @@ def tuned(path: Path, result: onnxdecomp.Result) -> list[Any]:
     """What tuning answers with, where there is what it needs."""
     if importlib.util.find_spec("torch") is None:
         return []
-    return [onnxdecomp.tune(path, result, nets.signal(40, 8, 6, 6), tuning=onnxdecomp.Tuning(steps=1))]
+    images, brief = nets.signal(40, 8, 6, 6), onnxdecomp.Tuning(steps=1)
+    policy = onnxdecomp.Policy(min_channels=1, align=2, allow_slower=True)
+    return [
+        onnxdecomp.tune(path, result, images, tuning=brief),
+        onnxdecomp.rewrite(path, 4, policy=policy, data=images, tuning=brief),
+        onnxdecomp.search(
+            path, Goal("macs", 0.6), cost="macs", policy=policy, samples=images, tuning=brief
+        ).best,
+    ]
 
 
 def within(value: Any, seen: set[int]) -> Iterator[Any]:

@@ -41,6 +41,11 @@ def main(folder: Path) -> list[str]:
     )
     gaps: tuple[onnxdecomp.Gap, ...] = tuned.outputs
     assert [gap.name for gap in gaps] == ["y"]
+    both: onnxdecomp.Result = onnxdecomp.rewrite(
+        source, 8, policy=policy, data=sets, tuning=onnxdecomp.Tuning(steps=2), progress=progress
+    )
+    won: onnxdecomp.TuneResult | None = both.tuned
+    assert won is not None and both.interrupted is None and both.quality is not None
     verdict: onnxdecomp.Check = onnxdecomp.check(source, folder / "out.onnx")
     quality: onnxdecomp.Quality = onnxdecomp.measure_quality(source, result, sets.held_out)
     comparison: onnxdecomp.Comparison = onnxdecomp.compare(source, folder / "out.onnx", samples)
@@ -55,6 +60,16 @@ def main(folder: Path) -> list[str]:
         source, onnxdecomp.Goal("macs", 0.6), samples=sets, policy=policy, cost="macs", progress=progress
     )
     found.save(folder / "searched.onnx", best_effort=True)
+    spent: onnxdecomp.SearchResult = onnxdecomp.search(
+        source,
+        onnxdecomp.Goal("max_error", 0.5),
+        samples=sets,
+        policy=policy,
+        cost="macs",
+        tuning=onnxdecomp.Tuning(steps=2),
+    )
+    before: float | None = spent.best.fitted_error if spent.best is not None else None
+    assert before is not None or not spent.met
     plan: onnxdecomp.Plan | None = found.plan
     assert plan is not None
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import onnxdecomp
 from onnxdecomp.cli.choices import Method, Provider
-from onnxdecomp.cli.options import FEW_CHANNELS, GOAL, RANKS, WHERE, Linear, ProviderOptions, option
+from onnxdecomp.cli.options import FEW_CHANNELS, GOAL, RANKS, SAMPLES, WHERE, Linear, ProviderOptions, option
 from onnxdecomp.cli.parsing import MOST_ALONG, MOST_THREADS, parse_goal, parse_options
+from onnxdecomp.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxdecomp.planning import Policy
     from onnxdecomp.searching import Goal
     from onnxdecomp.timing import Setting
+    from onnxdecomp.tuning import Tuning
 
 Reader = TypeVar("Reader", bound=Callable[..., Any])
 
@@ -126,3 +129,22 @@ def read_setting(
         [provider.value], options=parse_options(provider_option), threads=[threads], batches=[batch]
     )
     return found
+
+
+def read_tuned(
+    tune: Annotated[
+        bool, option(SAMPLES, "--tune", help="Then train the factors on these samples, without labels.")
+    ] = False,
+    tune_limit: Annotated[
+        float | None,
+        option(SAMPLES, metavar="SECONDS", help="When tuning ends, the best so far kept; default: 600."),
+    ] = None,
+) -> Tuning | None:
+    """How to tune what was fitted; None to leave it as it is."""
+    if tune_limit is None:
+        return onnxdecomp.Tuning() if tune else None
+    if not tune:
+        raise UsageError("--tune-limit says how long tuning may take: give --tune too")
+    if not 0 < tune_limit < math.inf:
+        raise UsageError(f"--tune-limit {tune_limit:g}: give a positive number of seconds")
+    return onnxdecomp.Tuning(time_limit=tune_limit)

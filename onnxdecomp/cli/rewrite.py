@@ -24,7 +24,7 @@ from onnxdecomp.cli.options import (
     option,
 )
 from onnxdecomp.cli.parsing import MOST_THREADS, parse_input_shapes
-from onnxdecomp.cli.reading import read_policy, reads
+from onnxdecomp.cli.reading import read_policy, read_tuned, reads
 from onnxdecomp.cli.samples import SampleOptions, files_of, read_dealt
 from onnxdecomp.cli.targets import Targets
 from onnxdecomp.cli.telling import Voice, read_voice
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from onnxdecomp.planning import Plan, Policy
     from onnxdecomp.rewriting import Result
     from onnxdecomp.sampling import SampleSets
+    from onnxdecomp.tuning import Tuning
 
 UNVERIFIED = (
     "\naccuracy is unverified: --data PATH (a folder of images, an .npz or the like) fits the factors "
@@ -91,10 +92,11 @@ def read_ranks(
     return RankOptions(rank=rank, plan=plan, only=only, skip=skip, policy=policy)
 
 
-@reads(ranks=read_ranks, samples=read_dealt, voice=read_voice)
+@reads(ranks=read_ranks, samples=read_dealt, tuning=read_tuned, voice=read_voice)
 def rewrite(
     ranks: RankOptions,
     samples: SampleOptions,
+    tuning: Tuning | None,
     model: ModelFile,
     output: Annotated[
         Path | None, typer.Argument(help="Where to write the new model.", show_default=False)
@@ -135,26 +137,29 @@ def rewrite(
     }
     targets = Targets(keep | files_of(sets), save_plan, json_file, model=output)
     plan = ranks.load_plan()  # a mistyped command is found before the original is run
+    if tuning is not None:
+        rewriting.require_tunable(tuning, sets.fitted if sets is not None else None, "data")
     unchecked = "--dry-run" if dry_run else None if run_check else "--no-check"
-    with targets.accounted():
-        with voice.progress() as progress:
-            standard = _baseline(source, shapes, sets, unchecked, progress)
-            result = onnxdecomp.rewrite(
-                source,
-                ranks.rank,
-                plan=plan,
-                policy=ranks.policy,
-                only=ranks.only,
-                skip=ranks.skip,
-                fold_bn=fold_bn,
-                freeze_weights=freeze_weights,
-                input_shapes=shapes,
-                data=sets.fitted if sets is not None else None,
-                scratch=output.parent if output is not None else None,
-                jobs=jobs,
-                check=False,  # that of the staged file follows
-                progress=progress,
-            )
+    with targets.accounted(), voice.progress() as progress:
+        standard = _baseline(source, shapes, sets, unchecked, progress)
+        result = onnxdecomp.rewrite(
+            source,
+            ranks.rank,
+            plan=plan,
+            policy=ranks.policy,
+            only=ranks.only,
+            skip=ranks.skip,
+            fold_bn=fold_bn,
+            freeze_weights=freeze_weights,
+            input_shapes=shapes,
+            data=sets.fitted if sets is not None else None,
+            tuning=tuning,
+            scratch=output.parent if output is not None else None,
+            jobs=jobs,
+            check=False,  # that of the staged file follows
+            progress=progress,
+        )
+    with targets.accounted(result.interrupted):
         console = targets.console(voice)
         console.print(show.result_view(result))
         if output is None or dry_run:

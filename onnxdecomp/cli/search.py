@@ -26,7 +26,7 @@ from onnxdecomp.cli.options import (
     picture,
 )
 from onnxdecomp.cli.parsing import parse_input_shapes
-from onnxdecomp.cli.reading import read_goal, read_setting, reads
+from onnxdecomp.cli.reading import read_goal, read_setting, read_tuned, reads
 from onnxdecomp.cli.samples import SampleOptions, files_of, read_dealt
 from onnxdecomp.cli.targets import Targets
 from onnxdecomp.cli.telling import Voice, read_voice
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from onnxdecomp.planning import Policy
     from onnxdecomp.searching import Goal, SearchResult, Trials
     from onnxdecomp.timing import Setting
+    from onnxdecomp.tuning import Tuning
 
 
 def read_choices(
@@ -75,6 +76,7 @@ def read_trials(
     goal=read_goal,
     metric=read_metric,
     samples=read_dealt,
+    tuning=read_tuned,
     setting=read_setting,
     choices=read_choices,
     trials=read_trials,
@@ -86,6 +88,7 @@ def search(
     goal: Goal,
     metric: tuple[Metric | None, set[Path]],
     samples: SampleOptions,
+    tuning: Tuning | None,
     setting: Setting,
     choices: tuple[str, Policy],
     trials: Trials,
@@ -132,6 +135,7 @@ def search(
             input_shapes=parse_input_shapes(input_shape),
             freeze_weights=freeze_weights,
             trials=trials,
+            tuning=tuning,
             time_limit=time_limit,
             scratch=output.parent,
             progress=progress,

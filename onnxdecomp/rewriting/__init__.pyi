@@ -1,6 +1,9 @@
 from .apply import carry_out as carry_out
 from .apply import rewrite as rewrite
 from .deciding import decided_units as decided_units
+from .improving import NOTHING_TUNED as NOTHING_TUNED
+from .improving import improved as improved
+from .improving import require_tunable as require_tunable
 from .request import Request as Request
 from .result import Result as Result
 from .result import SiteReport as SiteReport

@@ -14,10 +14,12 @@ from onnxdecomp.lowering import Splicer
 from onnxdecomp.planning import Choice, Plan, PlanLike, Policy, Unit, as_plan
 from onnxdecomp.progress import Progress, logged, silent, tracked
 from onnxdecomp.rewriting.deciding import clamped, decide, decided_units, why_nothing
+from onnxdecomp.rewriting.improving import improved, require_tunable
 from onnxdecomp.rewriting.proving import proven
 from onnxdecomp.rewriting.request import Request
 from onnxdecomp.rewriting.result import Result, report_of, totals_of
 from onnxdecomp.sampling import Samples, SampleSets, SamplesLike, as_samples
+from onnxdecomp.tuning import Tuning
 
 # More threads than any machine has only wait for each other.
 _MOST_JOBS = 1024
@@ -36,6 +38,7 @@ def rewrite(
     freeze_weights: bool = False,
     input_shapes: ShapesLike | None = None,
     data: SampleSets | SamplesLike | None = None,
+    tuning: Tuning | None = None,
     scratch: PathLike | None = None,
     jobs: int = -1,
     check: bool = True,
@@ -61,6 +64,8 @@ def rewrite(
         data: samples to fit the factors to: all of these (what `open_samples` takes will do), or the part of
             SampleSets that is for it, and then `Result.quality` is measured on the other; None for plain
             factors.
+        tuning: how to tune what was fitted, as the function `tune` does, on the samples that it was fitted
+            to; where that is interrupted, the best so far is the answer. None does not.
         scratch: folder for activations, and for the factors of external weights until they are saved; None is
             the system's.
         jobs: how many weights are factored at a time, by threads or what `joblib.parallel_config` sets; -1 is
@@ -79,6 +84,7 @@ def rewrite(
         CheckError: the new model fails where the original does not, or its outputs changed their shapes.
         NothingSelectedError: no Conv was chosen (an explicitly empty plan is fine).
         RunError: the model does not run on `data`, or joblib's workers failed.
+        MissingExtraError: `tuning` needs PyTorch, which is absent or too old.
     """
     if not 0 < abs(jobs) <= _MOST_JOBS:
         raise UsageError(f"`jobs` {jobs}: give a number from 1 to {_MOST_JOBS}, or -1 for one per core")
@@ -89,8 +95,12 @@ def rewrite(
         sets, fitted = data, data.fitted
     elif data is not None:
         fitted = as_samples(data, source, "data")
+    if tuning is not None:
+        require_tunable(tuning, fitted, "data")
     found = request.survey(source, shapes, fitted, freeze=freeze_weights, fold_bn=fold_bn)
     result = carry_out(request, found, data=fitted, scratch=folder, jobs=jobs, progress=logged(progress))
+    if tuning is not None and fitted is not None:
+        result = improved(result, source, fitted, tuning, progress)
     return proven(result, source, checked=check, input_shapes=shapes, sets=sets, scratch=folder)
 
 

@@ -13,9 +13,11 @@ from onnx import ModelProto
 from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import PathLike, verified
 from onnxdecomp.comparing import Check, Quality
+from onnxdecomp.errors import StoppedError
 from onnxdecomp.fitting import Errors, Factors, Fit
 from onnxdecomp.ir import Model, Site, Survey, staged
 from onnxdecomp.planning import Choice, Plan, chain_macs, chain_params
+from onnxdecomp.tuning import TuneResult
 
 
 @abridged
@@ -30,8 +32,8 @@ class SiteReport:
         choice: its decomposition, None where it was kept.
         reason: why it was kept, None where it was rewritten.
         after: parameters and multiply-accumulates now, None where not known.
-        errors: of the stored factors, None where it was kept.
-        fit: what fitting to samples came to, None without samples or where it was kept.
+        errors: of the factors as they were made, before any tuning; None where it was kept.
+        fit: what fitting to samples came to, before any tuning; None without samples or where it was kept.
     """
 
     site: Site
@@ -89,7 +91,7 @@ class Result:
     An example is in docs/python.md under "Rewriting".
 
     Attributes:
-        rewritten: the new model with the folder of its external data.
+        rewritten: the new model with the folder of its external data; as it was tuned, if it was.
         plan: what was carried out; apply it again with `rewrite(model, plan=plan)`.
         sites: one report per Conv, in graph order.
         totals: before and after.
@@ -97,6 +99,8 @@ class Result:
         sources: the files of the original, which `save` never overwrites.
         check: of the new model against the original; None where none was made.
         quality: on samples held out; None where it was not measured.
+        tuned: what tuning came to; None where the model was not tuned.
+        interrupted: by what, where a signal or `progress` ended the tuning early; else None.
     """
 
     rewritten: Model
@@ -107,6 +111,8 @@ class Result:
     sources: frozenset[Path] = field(repr=False)
     check: Check | None = None
     quality: Quality | None = None
+    tuned: TuneResult | None = None
+    interrupted: StoppedError | None = None
 
     @property
     def model(self) -> ModelProto:
@@ -154,7 +160,7 @@ class Result:
             yield candidate
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON report; "check" and "quality" are in it where they were made."""
+        """The JSON report; "check", "quality" and "tuning" are in it where they were made."""
         document: dict[str, Any] = {
             "sites": [site.to_dict() for site in self.sites],
             "total": self.totals.to_dict(),
@@ -163,6 +169,10 @@ class Result:
             document["check"] = self.check.to_dict()
         if self.quality is not None:
             document["quality"] = self.quality.to_dict()
+        if self.tuned is not None:
+            document["tuning"] = self.tuned.to_dict()
+        if self.tuned is not None or self.interrupted is not None:
+            document["complete"] = self.interrupted is None
         return document
 
 

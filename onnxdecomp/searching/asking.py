@@ -24,6 +24,7 @@ from onnxdecomp.ir import (
 )
 from onnxdecomp.planning import Policy
 from onnxdecomp.progress import Progress, ProgressEvent, logged, silent
+from onnxdecomp.rewriting import require_tunable
 from onnxdecomp.runtime import Feeds, Runner, feeds_shapes, observe_sizes
 from onnxdecomp.sampling import SampleSets, SamplesLike, as_sets
 from onnxdecomp.searching.finding import find
@@ -32,6 +33,7 @@ from onnxdecomp.searching.joining import joined
 from onnxdecomp.searching.result import SearchResult
 from onnxdecomp.searching.task import ALIGN, COSTS, Task, Trials
 from onnxdecomp.timing import Setting, Subject, settings, subject_feeds
+from onnxdecomp.tuning import Tuning
 
 
 @verified
@@ -47,6 +49,7 @@ def search(
     input_shapes: ShapesLike | None = None,
     freeze_weights: bool = False,
     trials: Trials | None = None,
+    tuning: Tuning | None = None,
     time_limit: float | None = None,
     scratch: PathLike | None = None,
     progress: Progress = silent,
@@ -73,7 +76,11 @@ def search(
         freeze_weights: treat weights that callers may override as constant.
         trials: go on with an Optuna study, which processes may share, and begin again after an interruption
             where it lies in a storage; None does not.
-        time_limit: seconds after which no new round begins.
+        tuning: how to tune, as the function `tune` does, on the samples that models are fitted to. Where a
+            cost is bounded, the model that is chosen is tuned once, and reported as it is then; where a loss
+            is, up to four are on the way, for what tuning wins back is spent on a lower cost. None does not.
+        time_limit: seconds after which no new round begins; tuning what was chosen by then is not counted:
+            each time it has the `time_limit` of `tuning`.
         scratch: folder for large intermediate files; None is the system's.
         progress: told of what is being done; where it raises a StoppedError, the best so far is the answer.
 
@@ -85,7 +92,8 @@ def search(
         UsageError: a goal, setting or limit that cannot be obeyed, or that needs samples or labels; a study
             of something else; a metric that fails.
         NothingSelectedError: no site can be decomposed.
-        RunError, MissingExtraError: ONNX Runtime does not run the model, or joblib's workers failed.
+        RunError: ONNX Runtime does not run the model, or joblib's workers failed.
+        MissingExtraError: ONNX Runtime, Optuna or PyTorch, where it is needed, is absent or too old.
         StoppedError: the search was interrupted before any model was fitted.
     """
     began, progress = time.monotonic(), logged(progress)
@@ -96,6 +104,8 @@ def search(
     where = setting or settings()[0]
     source, shapes = as_model(model), as_input_shapes(input_shapes)
     sets = as_sets(samples, source, "samples") if samples is not None else None
+    if tuning is not None:
+        require_tunable(tuning, sets.fitted if sets is not None else None, "samples")
     policy = policy or Policy(align=ALIGN[cost])
     with (
         on_disk(source) as path,
@@ -108,6 +118,7 @@ def search(
             policy=policy,
             cost=cost,
             metric=judge,
+            tuning=tuning,
             shapes=shapes,
             freeze=freeze_weights,
         ) as study,
@@ -127,6 +138,7 @@ def search(
             cost=cost,
             metric=judge,
             trials=trials,
+            tuning=tuning,
             deadline=began + time_limit if time_limit is not None else None,
             progress=progress,
             scratch=folder,

@@ -14,6 +14,7 @@ from onnxdecomp.planning import Plan
 from onnxdecomp.rewriting import Result
 from onnxdecomp.searching.goal import Goal
 from onnxdecomp.timing import Speedup
+from onnxdecomp.tuning import TuneResult
 
 
 @abridged
@@ -30,7 +31,9 @@ class Contender:
         shares: of "macs", "params" (of all Convs) and "size" (of the file) that are left.
         quality: on samples held out; None before it is fitted, and without samples.
         score: what a metric of the user's own says of it; None where there is none.
-        result: the rewritten model, fitted where there are samples; None before that.
+        result: the rewritten model, fitted where there are samples, and tuned where that was done; None
+            before that.
+        fitted_error: the error of the model as it was fitted; None where it was not tuned since.
     """
 
     plan: Plan
@@ -40,6 +43,7 @@ class Contender:
     quality: Quality | None = None
     score: Score | None = None
     result: Result | None = None
+    fitted_error: float | None = None
 
     @verified
     def sized(self, result: Result) -> Contender:
@@ -54,6 +58,11 @@ class Contender:
             return None
         errors = [each.relative_l2 for each in self.quality.outputs if each.relative_l2 is not None]
         return math.sqrt(sum(e * e for e in errors) / len(errors)) if errors else None
+
+    @property
+    def tuned(self) -> TuneResult | None:
+        """What tuning came to; None where the model was not tuned."""
+        return self.result.tuned if self.result is not None else None
 
     @property
     def loss(self) -> float:
@@ -90,9 +99,7 @@ class Contender:
     def within(self, goal: Goal) -> bool:
         """Whether the figure that the goal is about is reached."""
         found = self.reached(goal)
-        if found is None:
-            return False
-        return found >= goal.value if goal.upwards else found <= goal.value
+        return found is not None and goal.reached_by(found)
 
     @verified
     def nearness(self, goal: Goal) -> float:
@@ -113,7 +120,16 @@ class Contender:
             "quality": self.quality.to_dict() if self.quality else None,
             "metric": self.score.to_dict() if self.score else None,
             "fitted": self.result is not None,
+            "tuning": self._tuning(),
         }
+
+    def _tuning(self) -> dict[str, Any] | None:
+        """What tuning did, on the samples held out of the search."""
+        if self.tuned is None:
+            return None
+        own = self.tuned.to_dict()
+        figures = {name: own[name] for name in ("improved", "complete", "steps", "seconds", "notes")}
+        return {"error": {"before": self.fitted_error, "after": self.error}, **figures}
 
     def line(self) -> str:
         """What is known, in one line."""
@@ -123,7 +139,8 @@ class Contender:
         if "macs" in self.shares:
             parts.append(f"MACs {self.shares['macs']:.0%}")
         if self.error is not None:
-            parts.append(f"error {self.error:.3f}")
+            before = f"{self.fitted_error:.3f}, tuned " if self.fitted_error is not None else ""
+            parts.append(f"error {before}{self.error:.3f}")
         if self.score is not None:
             parts.append(f"{self.score.name} {self.score.after:.4g}")
         return ", ".join(parts)

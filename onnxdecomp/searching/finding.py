@@ -1,4 +1,4 @@
-"""From a goal to a model: choose, time, tighten, fit, measure; then the trials of a study."""
+"""From a goal to a model: choose, time, tighten, fit, measure; then the trials of a study, and tuning."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def find(task: Task, study: Study | None) -> SearchResult:
                 hunt = Hunt(task, study, *weigh(task, study), folder)
                 hunt.run()
             hunt.improve()
+            hunt.tune()
         except StoppedError as stop:
             if not any(each.result is not None for each in hunt.tried):
                 raise

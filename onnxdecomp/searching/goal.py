@@ -63,6 +63,11 @@ class Goal:
         """Whether more of its figure is better."""
         return self.kind in ("speedup", "min_agreement")
 
+    @verified
+    def reached_by(self, figure: float) -> bool:
+        """Whether a figure of its kind is enough."""
+        return figure >= self.value if self.upwards else figure <= self.value
+
     @property
     def bounds_cost(self) -> bool:
         """Whether the cost is given and the loss is to be least; else the other way round."""

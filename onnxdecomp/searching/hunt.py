@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from pathlib import Path
 
 from onnxdecomp.errors import StoppedError, StorageError, UsageError
+from onnxdecomp.progress import silent
+from onnxdecomp.rewriting import NOTHING_TUNED
 from onnxdecomp.runtime import environment
 from onnxdecomp.searching.contender import Contender
+from onnxdecomp.searching.gains import Gains
 from onnxdecomp.searching.records import StudyResult
 from onnxdecomp.searching.result import SearchResult
 from onnxdecomp.searching.rounds import LOST, Rounds
@@ -19,6 +21,9 @@ from onnxdecomp.searching.trying import better_plan
 from onnxdecomp.searching.weighed import Weighed
 from onnxdecomp.searching.weighing import machine_of, open_memory
 from onnxdecomp.searching.workshop import Workshop
+
+# So many models are tuned on the way to a goal that bounds a loss, at most.
+_MOST_TUNINGS = 4
 
 
 class Hunt:
@@ -34,7 +39,9 @@ class Hunt:
         self._folder = folder
         self._memory = open_memory(task)
         self._made = Workshop(task, weighed, folder)
-        self._rounds = Rounds(task, weighed, self._made, self._memory)
+        tunes = task.tuning is not None and not task.goal.bounds_cost
+        self._gains = Gains(task.goal, _MOST_TUNINGS if tunes else 0)
+        self._rounds = Rounds(task, weighed, self._made, self._memory, self._gains)
         self._late = False
         self.interrupted: StoppedError | None = None
         self._found: StudyResult | None = None
@@ -55,7 +62,9 @@ class Hunt:
         """The model that a study begins with, fitted here; its times are those of the study."""
         self._made.original_seconds = start.original_seconds
         contender = self._made.drafted(start.plan)
-        self._made.fitted(self._made.known(contender, start.speedup))
+        contender = self._made.fitted(self._made.known(contender, start.speedup))
+        if self._gains.left:
+            self._gains.learn(contender, self._made.tuned(contender))
 
     def begin(self) -> bool:
         """Begin the study with what is known now; False where another process was first.
@@ -100,8 +109,13 @@ class Hunt:
         done = [each for each in self.tried if each.result is not None]
         met = [each for each in done if each.meets(goal)]
         if met:
-            return min(met, key=attrgetter("loss") if goal.bounds_cost else self._cost)
-        return max(done or self.tried, key=lambda each: each.nearness(goal), default=None)
+            return min(met, key=self._order)
+        return max(done or self.tried, key=lambda each: (each.nearness(goal), -each.loss), default=None)
+
+    def _order(self, contender: Contender) -> tuple[float, ...]:
+        """Of those that meet the goal the better one comes first; of two alike, that which was tuned."""
+        cost = () if self._task.goal.bounds_cost else (self._weighed.cost(contender.plan),)
+        return (*cost, contender.loss, contender.tuned is None)
 
     def outcome(self) -> SearchResult:
         """What is known now."""
@@ -125,6 +139,7 @@ class Hunt:
 
     def interrupt(self, stop: StoppedError | KeyboardInterrupt) -> None:
         """No more is done; the best so far is the answer."""
+        self._made.progress = silent  # who ended the work may end what is still to be done, too
         self.interrupted = stop if isinstance(stop, StoppedError) else StoppedError()
 
     def settle(self) -> None:
@@ -133,8 +148,11 @@ class Hunt:
         while self._task.timed and best is not None and best.speedup is None:
             self._made.timed(best)
             best = self.best
-        if best is not None and best.error is not None and best.predicted:
-            self._memory.put({LOST: best.error / best.predicted})
+        if best is None or not best.predicted:
+            return
+        error = best.error if best.fitted_error is None else best.fitted_error
+        if error is not None:
+            self._memory.put({LOST: error / best.predicted})
 
     def improve(self) -> None:
         """Trials of the study, which begin with its plan; the best of them is fitted too."""
@@ -162,7 +180,19 @@ class Hunt:
         if task.goal.kind == "speedup":
             contender = self._made.timed(contender)
         if task.goal.kind != "speedup" or contender.meets(task.goal):
-            self._made.fitted(contender)
+            contender = self._made.fitted(contender)
+        if self.interrupted is None and self._gains.left and self._gains.within(contender):
+            self._gains.learn(contender, self._made.tuned(contender))
 
-    def _cost(self, contender: Contender) -> float:
-        return self._weighed.cost(contender.plan)
+    def tune(self) -> None:
+        """Tune the model that is chosen, where it is asked for and not done yet."""
+        if self._task.tuning is None or self.interrupted is not None:
+            return
+        self.settle()
+        best = self.best
+        if best is None or best.result is None or (best.speedup is not None and best.speedup.ratio < 1):
+            return
+        if any(each.tuned is not None and each.plan == best.plan for each in self.tried):
+            return
+        if self._made.tuned(best).tuned is None:
+            self._notes.append(NOTHING_TUNED)

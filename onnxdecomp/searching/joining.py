@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +16,12 @@ from onnxdecomp.searching.study import Study, open_study
 from onnxdecomp.searching.task import Trials
 from onnxdecomp.searching.weighing import machine_of, model_digest, samples_digest
 from onnxdecomp.timing import Setting
+from onnxdecomp.tuning import Tuning
 
 # Of what a study keeps: one of another format is refused.
 _FORMAT = 1
+# What says how much tuning wins back; where it computes may differ from process to process.
+_TUNING = ("train", "augment", "time_limit", "steps", "batch", "seed")
 
 
 @contextmanager
@@ -32,6 +35,7 @@ def joined(
     policy: Policy,
     cost: str,
     metric: Metric | None,
+    tuning: Tuning | None,
     shapes: InputShapes,
     freeze: bool,
 ) -> Iterator[Study | None]:
@@ -54,6 +58,8 @@ def joined(
         "samples": samples_digest(samples.fitted) if samples is not None else None,
         "goal": str(goal),
         "metric": [metric.name, metric.lower_is_better] if metric is not None else None,
+        # Where a cost is bounded, the same plan is sought, tuned or not.
+        "tuning": _values(tuning, _TUNING) if tuning is not None and not goal.bounds_cost else None,
         "cost": cost,
         "setting": {
             "provider": setting.provider.short,
@@ -61,7 +67,7 @@ def joined(
             "threads": setting.threads,
             "batch": setting.batch,
         },
-        "policy": {name: getattr(policy, name) for name in policy.__slots__},
+        "policy": _values(policy, policy.__slots__),
         "shapes": {name: list(shape) for name, shape in shapes.items()},
         "freeze": freeze,
     }
@@ -69,3 +75,7 @@ def joined(
     # As it will be read back: a tuple in it would be a list.
     with open_study(trials, json.loads(json.dumps(asked)), machine, front=not goal.bounds_cost) as study:
         yield study
+
+
+def _values(options: Policy | Tuning, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from onnxdecomp.searching.cache import Cache
 from onnxdecomp.searching.contender import Contender
+from onnxdecomp.searching.gains import Gains
+from onnxdecomp.searching.narrowing import AIM, Narrowing
 from onnxdecomp.searching.task import Task
 from onnxdecomp.searching.weighed import Weighed
 from onnxdecomp.searching.workshop import Workshop
@@ -13,18 +13,11 @@ from onnxdecomp.timing import TURNS, Budget
 
 _GLANCE = Budget(runs=TURNS)
 _MOST_ROUNDS = 6
-_MOST_FITS = 5
 # Aimed at is a little more than the goal; a model this much faster than it gives some of that back.
 _MARGIN = 1.02
 _LOOSE = 1.05
-# Likewise for losses: an error of this share of its bound is aimed at, and one above the second is enough.
-_AIM = 0.98
-_CLOSE = 0.95
-# Another fit is not worth its time where it can save less than this share of the sites' costs.
-_WORTH = 0.01
 # Where nothing is known yet of how the goal's loss follows from the outputs' error.
 _FIRST_ERROR = 0.15
-_WIDEST_STEP = 3.0
 # The sites' own times may understate the original's by that much.
 _WIDEST_SCALE = 10.0
 # Names in the memory: the original's time as the sites' times count it, and measured over predicted error.
@@ -39,15 +32,17 @@ class Rounds:
         stopped: whether time was up before the goal was met or out of reach.
     """
 
-    def __init__(self, task: Task, weighed: Weighed, made: Workshop, memory: Cache) -> None:
+    def __init__(self, task: Task, weighed: Weighed, made: Workshop, memory: Cache, gains: Gains) -> None:
         """
         Args:
             task: what is searched for.
             weighed: what choices cost and lose.
             made: makes models, and keeps what was tried.
             memory: what searches for other goals have learnt of the model.
+            gains: what tuning leaves of a loss.
         """
         self._task, self._weighed, self._made, self._memory = task, weighed, made, memory
+        self._gains = gains
         self.solution = weighed.solve()
         self.stopped = False
 
@@ -110,42 +105,10 @@ class Rounds:
 
     def _for_loss(self) -> None:
         """The fastest model whose measured loss is within the goal, by fitting and measuring models."""
-        goal, front = self._task.goal, self.solution.front
-        wanted = goal.value * _AIM if goal.kind == "max_error" else _FIRST_ERROR
-        error = wanted / (self._memory.get(LOST) or 1.0)
-        # Points of the front: too lossy up to the one, good from the other on; the last keeps every site.
-        bad, good = -1, len(front.costs) - 1
-        for _ in range(_MOST_FITS):
-            guess = front.within_loss(error**2)
-            point = min(max(bad + 1, 0 if guess is None else guess), good - 1)
-            if point <= bad or (self._made.tried and self._late()):
-                break
-            contender = self._made.fitted(self._draft(point))
-            if contender.within(goal):
-                good = point
-            else:
-                bad = point
-            left = float(front.costs[good] - front.costs[max(bad, 0)])
-            if left < _WORTH * self.solution.kept_cost or self._close(contender):
-                break
-            error = self._next_error(contender, bad, good)
-
-    def _close(self, contender: Contender) -> bool:
-        """Whether an error is within its bound, and hardly less than that."""
         goal = self._task.goal
-        return goal.kind == "max_error" and _CLOSE * goal.value <= (contender.error or 0.0) <= goal.value
-
-    def _next_error(self, contender: Contender, bad: int, good: int) -> float:
-        """The predicted error to try next: between what was good and what was not, else a step further."""
-        goal, losses = self._task.goal, self.solution.front.losses
-        if goal.kind == "max_error" and contender.error:
-            step = min(max(_AIM * goal.value / contender.error, 1 / _WIDEST_STEP), _WIDEST_STEP)
-        else:
-            step = 2.0 if contender.within(goal) else 0.5
-        further = contender.predicted * step
-        if bad >= 0 and good < len(losses) - 1 and not losses[good] < further**2 < losses[bad]:
-            return math.sqrt(math.sqrt(losses[bad] * losses[good]))
-        return further
+        wanted = goal.value * AIM if goal.kind == "max_error" else _FIRST_ERROR
+        narrowing = Narrowing(goal, self.solution, self._made, self._gains, self._late)
+        narrowing.run(wanted / (self._memory.get(LOST) or 1.0))
 
     def _late(self) -> bool:
         self.stopped = self._task.late

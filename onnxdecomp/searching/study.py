@@ -25,6 +25,7 @@ _OTHERS = {
     "samples": "for other samples",
     "goal": "for {theirs}, not {ours}",
     "metric": "for another `metric`",
+    "tuning": "with another `tuning`",
     "cost": "with another `cost`",
     "setting": "for another setting ({theirs})",
     "policy": "for other choices ({theirs})",

@@ -17,6 +17,7 @@ from onnxdecomp.runtime import Feeds
 from onnxdecomp.sampling import SampleSets
 from onnxdecomp.searching.goal import Goal
 from onnxdecomp.timing import Setting
+from onnxdecomp.tuning import Tuning
 
 COSTS = ("measured", "macs")
 # What ranks are multiples of: without timing nothing speaks for whole blocks.
@@ -63,6 +64,7 @@ class Task:
         cost: "measured", or "macs" where nothing is to be timed.
         metric: by which models are judged; None for how far their outputs are off.
         trials: of an Optuna study after the search.
+        tuning: how to tune what is fitted; None to leave it as it is.
         deadline: `time.monotonic()` after which no new round begins; None for none.
         progress: told of what is being done.
         scratch: folder for large intermediate files; None is the system's.
@@ -78,6 +80,7 @@ class Task:
     cost: str
     metric: Metric | None
     trials: Trials
+    tuning: Tuning | None
     deadline: float | None
     progress: Progress
     scratch: Path | None

@@ -8,8 +8,8 @@ from pathlib import Path
 from onnxdecomp.comparing import Metric, Score, measure_quality
 from onnxdecomp.ir import save
 from onnxdecomp.planning import Plan
-from onnxdecomp.progress import TRIED, ProgressEvent
-from onnxdecomp.rewriting import Request, Result, carry_out
+from onnxdecomp.progress import TRIED, Progress, ProgressEvent
+from onnxdecomp.rewriting import Request, Result, carry_out, improved
 from onnxdecomp.runtime import open_in_onnxruntime
 from onnxdecomp.sampling import Samples
 from onnxdecomp.searching.contender import Contender
@@ -26,8 +26,9 @@ class Workshop:
     """Makes contenders, and keeps all that were tried.
 
     Attributes:
-        tried: what is known of every contender, in order.
+        tried: what is known of every contender, in order; a model that is tuned is one more.
         original_seconds: the original's median time; None where nothing was timed.
+        progress: told of what is being done.
     """
 
     def __init__(self, task: Task, weighed: Weighed, folder: Path) -> None:
@@ -42,6 +43,7 @@ class Workshop:
         self._contestant = Contestant(path=task.path, feeds=task.feeds)
         self.tried: list[Contender] = []
         self.original_seconds: float | None = None
+        self.progress: Progress = task.progress
         self._before: float | None = None
 
     def time_original(self, budget: Budget) -> float:
@@ -80,6 +82,32 @@ class Workshop:
         """The contender with its factors fitted in sequence, and its loss measured."""
         sets = self._task.samples
         result = self._rewritten(contender.plan, sets.fitted if sets is not None else None)
+        return self._now(contender, self._measured(contender, result))
+
+    def tuned(self, contender: Contender) -> Contender:
+        """A fitted contender's model tuned and measured anew; as it is where there is nothing to train.
+
+        Raises:
+            StoppedError: it was interrupted; the best by then is among those tried.
+        """
+        task, fitted = self._task, contender.result
+        if fitted is None or task.samples is None or task.tuning is None:
+            raise ValueError("nothing was fitted, or nothing is to be tuned")
+        result = improved(fitted, task.model, task.samples.fitted, task.tuning, self.progress)
+        if result.interrupted is not None and result.tuned is None:
+            raise result.interrupted
+        if result.tuned is None:
+            return contender
+        found = replace(self._measured(contender, result), fitted_error=contender.error)
+        self.tried.append(found)
+        if result.interrupted is not None:
+            raise result.interrupted
+        self._tell(found)
+        return found
+
+    def _measured(self, contender: Contender, result: Result) -> Contender:
+        """The contender with a model, and what that loses."""
+        sets = self._task.samples
         found = replace(contender.sized(result), result=result)
         out = self._folder / "fitted.onnx"
         if sets is not None or self._task.metric is not None:
@@ -91,7 +119,7 @@ class Workshop:
             found = replace(found, quality=quality)
         if self._task.metric is not None:
             found = replace(found, score=self._score(self._task.metric, out))
-        return self._now(contender, found)
+        return found
 
     def _score(self, metric: Metric, out: Path) -> Score:
         if self._before is None:
@@ -101,10 +129,13 @@ class Workshop:
     def _rewritten(self, plan: Plan, data: Samples | None) -> Result:
         task = self._task
         request = Request(plan=plan, policy=task.policy)
-        return carry_out(request, task.found, data=data, scratch=task.scratch, progress=task.progress)
+        return carry_out(request, task.found, data=data, scratch=task.scratch, progress=self.progress)
 
     def _now(self, before: Contender, contender: Contender) -> Contender:
         """More is known of a contender."""
         self.tried[self.tried.index(before)] = contender
-        self._task.progress(ProgressEvent(TRIED, 1, 1, contender.line()))
+        self._tell(contender)
         return contender
+
+    def _tell(self, contender: Contender) -> None:
+        self.progress(ProgressEvent(TRIED, 1, 1, contender.line()))

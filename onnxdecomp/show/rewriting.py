@@ -12,6 +12,7 @@ from onnxdecomp.rewriting import Result, SiteReport, Totals
 from onnxdecomp.show.sites import SITE, geometry
 from onnxdecomp.show.tables import Column, Listing
 from onnxdecomp.show.text import UNKNOWN, escape, ratio, sentence, si
+from onnxdecomp.show.tuning import tuned_view
 
 _SITES = (
     SITE,
@@ -85,7 +86,7 @@ def _kept_table(reports: Sequence[SiteReport]) -> Listing:
 
 
 def result_view(result: Result) -> RenderableType:
-    """The whole outcome of a rewrite: totals first, then what was rewritten, then what was kept and why."""
+    """The whole outcome of a rewrite: totals, what was rewritten, what was kept and why, tuning."""
     chosen = sum(report.choice is not None for report in result.sites)
     parts: list[RenderableType] = [
         totals_table(result.totals),
@@ -94,7 +95,8 @@ def result_view(result: Result) -> RenderableType:
     parts += [_sites_table(result.sites)] if chosen else []
     parts += [fit_view(result.sites)] if any(report.fit for report in result.sites) else []
     parts += ["", _kept_table(result.sites)] if chosen < len(result.sites) else []
-    return Group(*parts, *(f"note: {sentence(note)}" for note in result.notes))
+    parts += [f"note: {sentence(note)}" for note in result.notes]
+    return Group(*parts, *([tuned_view(result.tuned)] if result.tuned is not None else []))
 
 
 def fit_view(reports: Sequence[SiteReport]) -> RenderableType:

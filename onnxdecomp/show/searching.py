@@ -13,6 +13,7 @@ from onnxdecomp.show.sites import SITE
 from onnxdecomp.show.tables import Column, Listing
 from onnxdecomp.show.text import UNKNOWN, escape, sentence, si, with_flags
 from onnxdecomp.show.timing import verdict
+from onnxdecomp.show.tuning import tuned_notes
 
 _UNITS = {"seconds": "ms", "macs": "MACs", "params": "parameters", "bytes": "bytes"}
 
@@ -28,6 +29,7 @@ def search_view(outcome: SearchResult) -> RenderableType:
         parts.append(quality_view(best.quality))
     if best.score is not None:
         parts.append(f"{escape(best.score.name)}: {best.score.before:.4g} → {best.score.after:.4g}")
+    parts += _tuning(outcome, best)
     if (bought := further(outcome.solution, best)) is not None:
         now, then = bought
         parts.append(
@@ -41,6 +43,17 @@ def search_view(outcome: SearchResult) -> RenderableType:
         parts.append("\nstopped before the search was over: this is the best so far")
     parts.append(_verdict(outcome, best))
     return Group(*parts, *(f"note: {sentence(note)}" for note in outcome.notes))
+
+
+def _tuning(outcome: SearchResult, best: Contender) -> list[str]:
+    """What tuning did to the model that was chosen."""
+    for each in outcome.tried:
+        if each.tuned is not None and each.plan == best.plan:
+            errors = " → ".join(map(_figure, (each.fitted_error, each.error)))
+            line = f"tuned: error {errors}, {each.tuned.steps} steps of {each.tuned.seconds:.0f} s"
+            kept = "" if each is best else "; that is no better, so factors stay as they were fitted"
+            return [f"{line}{kept}", *(f"note: {sentence(note)}" for note in tuned_notes(each.tuned))]
+    return []
 
 
 def trials_view(trials: Sequence[Trial]) -> Listing:

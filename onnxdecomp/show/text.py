@@ -69,6 +69,8 @@ FLAGS = {
     "time_limit": "--time-limit",
     "train": "--train",
     "trials": "--trials",
+    "Tuning.time_limit": "--tune-limit",
+    "tuning": "--tune",
 }
 # A word of its own: names that a message quotes may hold backticks, too.
 _NAMED = re.compile(r"(?<![\w'])`([\w.]+|open_samples\([^`]*\))`(?![\w'])")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Group, RenderableType
 
 from onnxdecomp.show.tables import Column, Listing
@@ -35,6 +37,16 @@ def tune_view(found: TuneResult) -> RenderableType:
     if not found.improved:
         parts.append("\nthe outputs came no nearer to the original's: the model stays as it was")
     return Group(*parts)
+
+
+def tuned_view(found: TuneResult) -> RenderableType:
+    """The same, where it stands behind the outcome of a rewrite."""
+    return Group("\ntuned after that:", tune_view(replace(found, notes=tuned_notes(found))))
+
+
+def tuned_notes(found: TuneResult) -> tuple[str, ...]:
+    """What is to be said of it behind a rewrite or a search, whose own time limit is another one."""
+    return tuple(note.replace("`time_limit`", "`Tuning.time_limit`") for note in found.notes)
 
 
 def _row(gap: Gap, what: str) -> tuple[str, ...]:

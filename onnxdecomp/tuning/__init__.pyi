@@ -4,3 +4,4 @@ from .engine import require_torch as require_torch
 from .options import Tuning as Tuning
 from .result import Gap as Gap
 from .result import TuneResult as TuneResult
+from .trained import find_trained as find_trained
