@@ -9,7 +9,7 @@ from onnxdecomp.ir import Model
 from onnxdecomp.progress import Progress
 from onnxdecomp.rewriting.result import Result
 from onnxdecomp.sampling import Samples
-from onnxdecomp.tuning import Tuning, find_trained, require_torch, tune
+from onnxdecomp.tuning import Tuning, find_trained, processes, require_torch, tune
 
 # What is said where tuning was asked for, and there is nothing to train.
 NOTHING_TUNED = "nothing was tuned: no factor of the new model can be trained"
@@ -24,12 +24,15 @@ def require_tunable(tuning: Tuning, samples: Samples | None, parameter: str) -> 
         parameter: by which they are given, for messages.
 
     Raises:
-        UsageError: there are no samples, or too few; PyTorch has no such device.
+        UsageError: there are no samples, or too few; PyTorch has no such device; this is one of several
+            processes, which `tune` alone can share.
         MissingExtraError: PyTorch is not installed, or too old.
     """
     if samples is None:
         raise UsageError(f"`tuning` trains on samples: name them with `{parameter}`")
     require_torch(tuning.device)
+    if processes() > 1:
+        raise UsageError("`tuning`: only `tune` by itself is shared between processes; run this in one")
     unit = samples.batch or 1
     if len(samples) < 2 * unit:
         one = "sample" if unit == 1 else f"batch of {unit} samples"

@@ -106,6 +106,8 @@ def search(
     sets = as_sets(samples, source, "samples") if samples is not None else None
     if tuning is not None:
         require_tunable(tuning, sets.fitted if sets is not None else None, "samples")
+        if tuning.checkpoint is not None:
+            raise UsageError("`tuning`: a search tunes several models; leave `checkpoint` out")
     policy = policy or Policy(align=ALIGN[cost])
     with (
         on_disk(source) as path,

@@ -1,5 +1,6 @@
 from .asking import tune as tune
 from .engine import is_leader as is_leader
+from .engine import processes as processes
 from .engine import require_torch as require_torch
 from .options import Tuning as Tuning
 from .result import Gap as Gap

@@ -158,6 +158,13 @@ def test_what_cannot_be_tuned_is_refused_before_any_work(
         rewritten(model, data=data, tuning=BRIEF)
 
 
+def test_several_processes_are_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them would write the same file."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="only `tune` by itself is shared between processes"):
+        rewritten(model, data=IMAGES, tuning=BRIEF)
+
+
 def test_a_batch_that_is_fixed_must_be_there_twice(tmp_path: Path) -> None:
     proto = nets.model(
         NET.replace("N,", "4,"), s=nets.weight(8, 3, 3, 3), w=nets.weight(8, 8, 3, 3), v=nets.weight(8, 5)

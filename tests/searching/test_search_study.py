@@ -95,7 +95,16 @@ def study_of(storage: str) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("goal", [*GOALS, "--metric"])
+@pytest.mark.parametrize(
+    "goal",
+    [
+        # One goal of each kind, the others when there is time.
+        goal
+        if goal in ("--speedup", "--macs", "--max-error", "--metric")
+        else pytest.param(goal, marks=pytest.mark.heavy)
+        for goal in (*GOALS, "--metric")
+    ],
+)
 def test_a_killed_search_goes_on(
     goal: str, model: Path, data: Path, tmp_path: Path, cli: Cli, clock: Clock
 ) -> None:

@@ -415,6 +415,10 @@ def test_whoever_seeks_a_cost_takes_part_tuned_or_not(model: Path, sets: SampleS
         ({"samples": None}, "`tuning` trains on samples: name them with `samples`"),
         ({"few": True}, "`samples`: `tuning` needs a sample to train on and one more to hold out"),
         ({"tuning": 600}, "`tuning` takes a Tuning or None, not 600"),
+        (
+            {"tuning": Tuning(checkpoint="kept")},
+            "`tuning`: a search tunes several models; leave `checkpoint`",
+        ),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_before_any_work(
