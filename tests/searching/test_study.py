@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -456,12 +458,22 @@ print(found.states, flush=True)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
+def await_a_heartbeat(path: Path) -> None:
+    """Until a thread has written the first one: a trial without any is never given up."""
+    deadline = time.monotonic() + 30
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        while not database.execute("select count(*) from trial_heartbeats").fetchone()[0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
 def test_a_worker_that_slept_too_long_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storages, "_HEARTBEAT_S", 1)
     monkeypatch.setattr(storages, "_GRACE_S", 2)
     line = STORAGES[0].format(tmp_path)
     with process(line, 5, SLEEPER) as sleeper:
         assert begins_a_trial(sleeper)
+        await_a_heartbeat(tmp_path / "study.db")
         os.kill(sleeper.pid, signal.SIGSTOP)
         try:
             others = run(storage=line, trials=2).states
