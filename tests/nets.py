@@ -305,6 +305,23 @@ def corpus_path(name: str) -> Path:
         pytest.skip(f"the corpus file cannot be downloaded: {error}")
 
 
+# Two Convs, and a head of five classes, on images.
+SMALL_CLASSIFIER = """m (float[N,3,8,8] x) => (float[N,5] y) {
+  [stem] a = Conv <pads=[1,1,1,1]> (x, s)
+  b = Relu (a)
+  [conv] c = Conv <pads=[1,1,1,1]> (b, w)
+  d = Relu (c)
+  g = GlobalAveragePool (d)
+  f = Flatten (g)
+  y = Gemm (f, v)
+}"""
+
+
+def small_classifier(text: str = SMALL_CLASSIFIER) -> ModelProto:
+    """That model, with weights."""
+    return model(text, s=weight(8, 3, 3, 3), w=weight(8, 8, 3, 3), v=weight(8, 5))
+
+
 def data_path(relative: str) -> Path:
     """A file of the optional data folder, $ONNXDECOMP_DATA or ../shared; skipped where it is absent."""
     folder = os.environ.get("ONNXDECOMP_DATA") or Path(__file__).parents[2] / "shared"

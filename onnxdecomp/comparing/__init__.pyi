@@ -11,4 +11,4 @@ from .quality import Quality as Quality
 from .quality import measure_quality as measure_quality
 from .tally import Fidelity as Fidelity
 from .tally import Tally as Tally
-from .tally import class_axis as class_axis
+from .tally import scores_samples as scores_samples

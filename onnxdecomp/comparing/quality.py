@@ -14,7 +14,7 @@ from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
 from onnxdecomp.comparing.checking import Baseline
 from onnxdecomp.comparing.pairs import compare_outputs, same_inputs
-from onnxdecomp.comparing.tally import Fidelity, class_axis
+from onnxdecomp.comparing.tally import Fidelity, scores_samples
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Array, Source, on_disk
 from onnxdecomp.runtime import Outputs, Runner, open_in_onnxruntime
@@ -119,7 +119,7 @@ def _classes(outputs: Outputs) -> Array:
     """The predicted classes: argmax of the first output that has one vector of scores for each sample."""
     for value in outputs.values():
         scores = np.asarray(value)
-        if scores.ndim >= 2 and scores[0].size == scores.shape[class_axis(scores)] > 1:
+        if scores_samples(scores):
             flat: Array = scores.reshape(len(scores), -1).argmax(axis=1)
             return flat
     raise UsageError("`labels`: no output of the model has one score per class for each sample")

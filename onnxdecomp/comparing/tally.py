@@ -58,6 +58,11 @@ def class_axis(output: Array) -> int:
     return 1 if output.ndim >= 4 else output.ndim - 1
 
 
+def scores_samples(output: Array) -> bool:
+    """Whether an output has one vector of scores, one for each of several classes, per sample."""
+    return output.ndim >= 2 and len(output) > 0 and output[0].size == output.shape[class_axis(output)] > 1
+
+
 @dataclass(slots=True, eq=False)
 class Tally:
     """Sums over runs of how far an output b is from a, what it should be.

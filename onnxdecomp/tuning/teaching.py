@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from onnx import helper
 
-from onnxdecomp.comparing import Tally, class_axis
+from onnxdecomp.comparing import Tally, scores_samples
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Model, on_disk
 from onnxdecomp.runtime import Outputs, Runner, open_in_onnxruntime
@@ -143,7 +143,7 @@ class Teacher:
 def _scores(outputs: Outputs, names: Sequence[str]) -> tuple[str, int] | None:
     for name in names:
         value = outputs[name]
-        if value.ndim >= 2 and len(value) and value[0].size == value.shape[class_axis(value)] > 1:
+        if scores_samples(value):
             return name, value[0].size
     return None
 

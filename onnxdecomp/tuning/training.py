@@ -32,10 +32,8 @@ def train(program: Program, task: Task, feeding: Feeding, how: Tuning, progress:
         progress: told of every look.
     """
     teacher = task.teacher
-    labelled = feeding.labels is not None and teacher.scores is not None
-    objective = Objective(
-        variances=teacher.variances, scores=teacher.scores[0] if labelled and teacher.scores else None
-    )
+    scores = teacher.scores[0] if feeding.labels is not None and teacher.scores is not None else None
+    objective = Objective(variances=teacher.variances, scores=scores)
     course = Course(
         rate=_RATE_OF_MANY if len(feeding.samples) >= _MANY else _RATE,
         steps=how.steps,

@@ -16,15 +16,6 @@ pytest.importorskip("torch")
 from onnxdecomp.errors import StoppedError
 from onnxdecomp.tuning import descent
 
-NET = """m (float[N,3,8,8] x) => (float[N,5] y) {
-  [stem] a = Conv <pads=[1,1,1,1]> (x, s)
-  b = Relu (a)
-  [conv] c = Conv <pads=[1,1,1,1]> (b, w)
-  d = Relu (c)
-  g = GlobalAveragePool (d)
-  f = Flatten (g)
-  y = Gemm (f, v)
-}"""
 TUNE = ("tune", "in.onnx", "out.onnx", "tuned.onnx", "--data", "x.npz", "--batch", "16")
 
 
@@ -32,7 +23,7 @@ TUNE = ("tune", "in.onnx", "out.onnx", "tuned.onnx", "--data", "x.npz", "--batch
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to stand in, with a model, what was made of it, and samples."""
     monkeypatch.chdir(tmp_path)
-    proto = nets.model(NET, s=nets.weight(8, 3, 3, 3), w=nets.weight(8, 8, 3, 3), v=nets.weight(8, 5))
+    proto = nets.small_classifier()
     save(proto, tmp_path / "in.onnx")
     nets.rewrite(proto, "in=4,out=4", policy=nets.ANYTHING, only="conv").save(tmp_path / "out.onnx")
     np.savez(tmp_path / "x.npz", x=nets.structured(48, 3, 8, 8, seed=5))

@@ -22,15 +22,6 @@ import onnxdecomp
 from onnxdecomp import ProgressEvent, StoppedError
 from onnxdecomp.rewriting import improving
 
-NET = """m (float[N,3,8,8] x) => (float[N,5] y) {
-  [stem] a = Conv <pads=[1,1,1,1]> (x, s)
-  b = Relu (a)
-  [conv] c = Conv <pads=[1,1,1,1]> (b, w)
-  d = Relu (c)
-  g = GlobalAveragePool (d)
-  f = Flatten (g)
-  y = Gemm (f, v)
-}"""
 DATA = ("--data", "x.npz", "--samples", 48)
 REWRITE = ("rewrite", "in.onnx", "out.onnx", "--rank", "in=3,out=3", "--only", "conv", "--min-channels", 2,
            "--allow-slower")  # fmt: skip
@@ -42,7 +33,7 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
     """A folder to stand in, with a model and samples."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ONNXDECOMP_CACHE", str(tmp_path_factory.mktemp("cache")))
-    proto = nets.model(NET, s=nets.weight(8, 3, 3, 3), w=nets.weight(8, 8, 3, 3), v=nets.weight(8, 5))
+    proto = nets.small_classifier()
     save(proto, tmp_path / "in.onnx")
     np.savez(tmp_path / "x.npz", x=nets.structured(64, 3, 8, 8, seed=5))
     return tmp_path

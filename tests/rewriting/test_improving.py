@@ -23,21 +23,12 @@ import onnxdecomp
 from onnxdecomp import ProgressEvent, SampleSets, StoppedError, Tuning, UsageError
 from onnxdecomp.rewriting import apply, improving
 
-NET = """m (float[N,3,8,8] x) => (float[N,5] y) {
-  [stem] a = Conv <pads=[1,1,1,1]> (x, s)
-  b = Relu (a)
-  [conv] c = Conv <pads=[1,1,1,1]> (b, w)
-  d = Relu (c)
-  g = GlobalAveragePool (d)
-  f = Flatten (g)
-  y = Gemm (f, v)
-}"""
 IMAGES = nets.structured(64, 3, 8, 8, seed=5)
 BRIEF = Tuning(steps=30, batch=16)
 
 
 def net() -> ModelProto:
-    return nets.model(NET, s=nets.weight(8, 3, 3, 3), w=nets.weight(8, 8, 3, 3), v=nets.weight(8, 5))
+    return nets.small_classifier()
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +125,9 @@ def test_a_plan_without_sites_is_carried_out_and_not_tuned(model: Path, sets: Sa
 def test_the_size_is_that_of_the_tuned_model() -> None:
     """Half precision may be stored in words of any length; what is trained is stored plainly."""
     arrays = {"s": nets.weight(8, 3, 3, 3), "w": nets.weight(8, 8, 3, 3)}
-    proto = nets.model(NET.replace("float[", "float16["), **{n: a.astype("f2") for n, a in arrays.items()})
+    proto = nets.model(
+        nets.SMALL_CLASSIFIER.replace("float[", "float16["), **{n: a.astype("f2") for n, a in arrays.items()}
+    )
     wordy = nets.weight(8, 5).astype("f2")
     proto.graph.initializer.append(onnx.helper.make_tensor("v", onnx.TensorProto.FLOAT16, (8, 5), wordy))
     how = Tuning(train="convs", steps=30, batch=16)
@@ -166,9 +159,7 @@ def test_several_processes_are_refused(model: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_batch_that_is_fixed_must_be_there_twice(tmp_path: Path) -> None:
-    proto = nets.model(
-        NET.replace("N,", "4,"), s=nets.weight(8, 3, 3, 3), w=nets.weight(8, 8, 3, 3), v=nets.weight(8, 5)
-    )
+    proto = nets.small_classifier(nets.SMALL_CLASSIFIER.replace("N,", "4,"))
     with pytest.raises(UsageError, match="needs a batch of 4 samples to train on"):
         rewritten(proto, data=IMAGES[:7], tuning=BRIEF)
     assert rewritten(proto, data=IMAGES[:8], tuning=BRIEF, check=False).tuned is not None

@@ -25,16 +25,7 @@ import torch
 from onnxdecomp import ProgressEvent, StoppedError, TuneResult, Tuning, UsageError, tune
 from onnxdecomp.tuning import descent
 
-NET = """m (float[N,3,8,8] x) => (float[N,5] y) {
-  [stem] a = Conv <pads=[1,1,1,1]> (x, s)
-  b = Relu (a)
-  [conv] c = Conv <pads=[1,1,1,1]> (b, w)
-  d = Relu (c)
-  g = GlobalAveragePool (d)
-  f = Flatten (g)
-  y = Gemm (f, v)
-}"""
-ORIGINAL = nets.model(NET, s=nets.weight(8, 3, 3, 3), w=nets.weight(8, 8, 3, 3), v=nets.weight(8, 5))
+ORIGINAL = nets.small_classifier()
 START = nets.rewrite(ORIGINAL, "in=4,out=4", policy=nets.ANYTHING, only="conv").model
 IMAGES = nets.structured(48, 3, 8, 8, seed=5)
 STEPS = 40
