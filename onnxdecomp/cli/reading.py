@@ -133,7 +133,8 @@ def read_setting(
 
 def read_tuned(
     tune: Annotated[
-        bool, option(SAMPLES, "--tune", help="Then train the factors on these samples, without labels.")
+        bool,
+        option(SAMPLES, "--tune", help="Then train the factors, without labels, on what is not measured on."),
     ] = False,
     tune_limit: Annotated[
         float | None,

@@ -130,7 +130,7 @@ def rewrite(
         raise UsageError(f"--jobs {jobs}: give 1 to {MOST_THREADS}, or -1 for one per core")
     shapes = parse_input_shapes(input_shape)
     source = ir.load(model)
-    sets = samples.deal(source)
+    sets = samples.deal(source, tuned=tuning is not None)
     keep = {
         "the input": source.files(),
         "the plan": {ranks.plan.resolve()} if ranks.plan is not None else set(),
@@ -138,7 +138,7 @@ def rewrite(
     targets = Targets(keep | files_of(sets), save_plan, json_file, model=output)
     plan = ranks.load_plan()  # a mistyped command is found before the original is run
     if tuning is not None:
-        rewriting.require_tunable(tuning, sets.fitted if sets is not None else None, "data")
+        rewriting.require_tunable(tuning, sets.tuned_on if sets is not None else None, "data")
     unchecked = "--dry-run" if dry_run else None if run_check else "--no-check"
     with targets.accounted(), voice.progress() as progress:
         standard = _baseline(source, shapes, sets, unchecked, progress)
@@ -153,12 +153,13 @@ def rewrite(
             freeze_weights=freeze_weights,
             input_shapes=shapes,
             data=sets.fitted if sets is not None else None,
-            tuning=tuning,
             scratch=output.parent if output is not None else None,
             jobs=jobs,
             check=False,  # that of the staged file follows
             progress=progress,
         )
+        if tuning is not None and sets is not None:
+            result = rewriting.improved(result, source, sets.tuned_on, tuning, progress)
     with targets.accounted(result.interrupted):
         console = targets.console(voice)
         console.print(show.result_view(result))

@@ -91,8 +91,8 @@ class SampleOptions:
         made = self.preprocessing
         return onnxdecomp.open_samples(self.data, model, preprocessing=made, count=self.count)
 
-    def deal(self, model: Model) -> SampleSets | None:
-        """The samples to fit to and to measure on, None without `--data`.
+    def deal(self, model: Model, *, tuned: bool) -> SampleSets | None:
+        """The samples to fit to, to measure on, and, if that is done, to tune on; None without `--data`.
 
         Raises:
             UsageError: as `draw`, or there are too few, or the labels do not match them.
@@ -102,7 +102,7 @@ class SampleOptions:
             return None
         drawn = onnxdecomp.open_samples(self.data, model, preprocessing=self.preprocessing)
         count = {} if self.count is None else {"count": self.count}
-        return onnxdecomp.SampleSets.draw(drawn, labels=self.labels, **count)
+        return onnxdecomp.SampleSets.draw(drawn, labels=self.labels, tuned=tuned, **count)
 
     def labels_files(self) -> dict[str, set[Path]]:
         """The file that the classes are read of, by what it belongs to."""

@@ -110,7 +110,7 @@ def search(
 ) -> None:
     """Choose every site's ranks for a goal, by measured time and measured loss."""
     source = ir.load(model)
-    sets = samples.deal(source)
+    sets = samples.deal(source, tuned=tuning is not None)
     file = searching.storage_file(trials.storage) if trials.storage is not None else None
     figure, metric_files = metric
     keep = {

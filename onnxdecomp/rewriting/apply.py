@@ -65,7 +65,8 @@ def rewrite(
             SampleSets that is for it, and then `Result.quality` is measured on the other; None for plain
             factors.
         tuning: how to tune what was fitted, as the function `tune` does, on the samples that it was fitted
-            to; where that is interrupted, the best so far is the answer. None does not.
+            to, or on `SampleSets.trained`; where that is interrupted, the best so far is the answer. None
+            does not.
         scratch: folder for activations, and for the factors of external weights until they are saved; None is
             the system's.
         jobs: how many weights are factored at a time, by threads or what `joblib.parallel_config` sets; -1 is
@@ -90,17 +91,17 @@ def rewrite(
         raise UsageError(f"`jobs` {jobs}: give a number from 1 to {_MOST_JOBS}, or -1 for one per core")
     request = Request.parse(rank, None if plan is None else as_plan(plan), policy, only, skip)
     folder, shapes, source = as_folder(scratch, "scratch"), as_input_shapes(input_shapes), as_model(model)
-    sets, fitted = None, None
+    sets, fitted, trained = None, None, None
     if isinstance(data, SampleSets):
-        sets, fitted = data, data.fitted
+        sets, fitted, trained = data, data.fitted, data.tuned_on
     elif data is not None:
-        fitted = as_samples(data, source, "data")
+        fitted = trained = as_samples(data, source, "data")
     if tuning is not None:
-        require_tunable(tuning, fitted, "data")
+        require_tunable(tuning, trained, "data")
     found = request.survey(source, shapes, fitted, freeze=freeze_weights, fold_bn=fold_bn)
     result = carry_out(request, found, data=fitted, scratch=folder, jobs=jobs, progress=logged(progress))
-    if tuning is not None and fitted is not None:
-        result = improved(result, source, fitted, tuning, progress)
+    if tuning is not None and trained is not None:
+        result = improved(result, source, trained, tuning, progress)
     return proven(result, source, checked=check, input_shapes=shapes, sets=sets, scratch=folder)
 
 

@@ -1,4 +1,4 @@
-"""A fitted model brought nearer to its original by gradients, with the samples that it was fitted to."""
+"""A fitted model brought nearer to its original by gradients."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def improved(result: Result, original: Model, samples: Samples, tuning: Tuning, 
     Args:
         result: of the rewrite.
         original: the model that was rewritten.
-        samples: those that the factors were fitted to.
+        samples: to train on; a part of them is held out.
         tuning: how.
         progress: told of what is being done.
 

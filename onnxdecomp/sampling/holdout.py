@@ -19,10 +19,14 @@ DEFAULT_FITTED = 256
 # Samples held out at most, and their least share of a source that has no more than were asked for.
 MOST_HELD_OUT = 1000
 _LEAST_SHARE = 8
+# What tuning could use is not all measured on: a part of the source is, or so many.
+_TUNED_SHARE, _TUNED_LEAST = 5, 100
 
 
-def hold_out(samples: Samples, count: int, seed: int = 0) -> tuple[Samples, Samples]:
-    """A seeded draw of `count` samples to fit to, and of others to measure on.
+def hold_out(
+    samples: Samples, count: int, seed: int = 0, most: int = MOST_HELD_OUT
+) -> tuple[Samples, Samples]:
+    """A seeded draw of `count` samples to fit to, and of others to measure on, `most` at most.
 
     Where the source has hardly more than `count`, an eighth of it is held out.
 
@@ -37,7 +41,7 @@ def hold_out(samples: Samples, count: int, seed: int = 0) -> tuple[Samples, Samp
         raise UsageError(f"`samples`: {have}, but fitting needs 2 and one more to measure on")
     fitted = min(count, total - max(1, total // _LEAST_SHARE))
     order = [int(i) for i in np.random.default_rng(seed).permutation(total)]
-    held = order[fitted : fitted + MOST_HELD_OUT]
+    held = order[fitted : fitted + most]
     return samples.subset(sorted(order[:fitted])), samples.subset(sorted(held))
 
 
@@ -45,19 +49,21 @@ def hold_out(samples: Samples, count: int, seed: int = 0) -> tuple[Samples, Samp
 @verified
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleSets:
-    """Samples dealt for two uses.
+    """Samples dealt for their uses.
 
     An example is in docs/python.md under "Rewriting".
 
     Attributes:
         fitted: to fit to.
         held_out: to measure on.
+        trained: to tune on, which can use more than fitting; None for those that are fitted to.
         labels: the classes of those held out; None where they are not known.
         labels_path: the file that they were read of; None where there is none.
     """
 
     fitted: Samples
     held_out: Samples
+    trained: Samples | None = None
     labels: Labels | None = None
     labels_path: Path | None = None
 
@@ -72,31 +78,46 @@ class SampleSets:
         samples: Opened,
         count: int = DEFAULT_FITTED,
         labels: LabelsLike | None = None,
+        *,
+        tuned: bool = False,
     ) -> SampleSets:
         """A seeded draw of samples to fit to, and others to measure on.
 
-        Where there are hardly more than `count`, an eighth is held out.
+        Where there are hardly more than `count`, an eighth is held out; of many, 1,000.
 
         Args:
             samples: all that there are.
             count: how many to fit to.
             labels: the classes of all samples, as `read_labels` takes them.
+            tuned: leave more than those to tune on: a fifth is held out at most, 100 where there are so many.
 
         Raises:
             UsageError: there are too few samples, or the labels do not match them.
         """
-        fitted, held_out = hold_out(samples, count)
+        most = max(len(samples) // _TUNED_SHARE, _TUNED_LEAST) if tuned else MOST_HELD_OUT
+        fitted, held_out = hold_out(samples, count, most=min(most, MOST_HELD_OUT))
+        measured = set(held_out.indices)
+        others = [i for i, index in enumerate(samples.indices) if index not in measured]
+        trained = samples.subset(others) if tuned else None
         known = read_labels(labels, held_out) if labels is not None else None
         path = labels_file(labels) if labels is not None else None
-        return cls(fitted=fitted, held_out=held_out, labels=known, labels_path=path)
+        return cls(fitted=fitted, held_out=held_out, trained=trained, labels=known, labels_path=path)
+
+    @property
+    def tuned_on(self) -> Samples:
+        """The samples to tune on."""
+        return self.trained if self.trained is not None else self.fitted
 
     def sources(self) -> set[Path]:
         """The files that samples and labels are read of."""
-        return self.fitted.sources() | ({self.labels_path} if self.labels_path is not None else set())
+        samples = self.fitted.sources() | self.tuned_on.sources()
+        return samples | ({self.labels_path} if self.labels_path is not None else set())
 
 
-def as_sets(samples: SampleSets | SamplesLike, model: Source, parameter: str) -> SampleSets:
-    """Samples dealt for two uses as they are, and of all else a draw; see `as_samples`."""
+def as_sets(
+    samples: SampleSets | SamplesLike, model: Source, parameter: str, *, tuned: bool = False
+) -> SampleSets:
+    """Samples dealt for their uses as they are, and of all else a draw; see `as_samples` and `draw`."""
     if isinstance(samples, SampleSets):
         return samples
-    return SampleSets.draw(as_samples(samples, model, parameter))
+    return SampleSets.draw(as_samples(samples, model, parameter), tuned=tuned)

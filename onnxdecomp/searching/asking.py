@@ -76,7 +76,7 @@ def search(
         freeze_weights: treat weights that callers may override as constant.
         trials: go on with an Optuna study, which processes may share, and begin again after an interruption
             where it lies in a storage; None does not.
-        tuning: how to tune, as the function `tune` does, on the samples that models are fitted to. Where a
+        tuning: how to tune, as the function `tune` does, on `SampleSets.trained`. Where a
             cost is bounded, the model that is chosen is tuned once, and reported as it is then; where a loss
             is, up to four are on the way, for what tuning wins back is spent on a lower cost. None does not.
         time_limit: seconds after which no new round begins; tuning what was chosen by then is not counted:
@@ -103,9 +103,9 @@ def search(
     _require_meaning(goal, cost, samples, judge, trials, time_limit)
     where = setting or settings()[0]
     source, shapes = as_model(model), as_input_shapes(input_shapes)
-    sets = as_sets(samples, source, "samples") if samples is not None else None
+    sets = as_sets(samples, source, "samples", tuned=tuning is not None) if samples is not None else None
     if tuning is not None:
-        require_tunable(tuning, sets.fitted if sets is not None else None, "samples")
+        require_tunable(tuning, sets.tuned_on if sets is not None else None, "samples")
         if tuning.checkpoint is not None:
             raise UsageError("`tuning`: a search tunes several models; leave `checkpoint` out")
     policy = policy or Policy(align=ALIGN[cost])

@@ -12,7 +12,7 @@ import pytest
 from conftest import Cli
 from onnx import ModelProto
 
-from onnxdecomp import UsageError, open_samples
+from onnxdecomp import SampleSets, UsageError, open_samples
 from onnxdecomp.comparing import measure_quality
 from onnxdecomp.sampling.holdout import hold_out
 
@@ -56,6 +56,28 @@ def test_no_sample_is_both_fitted_and_held_out(total: int, count: int, sizes: tu
     assert not set(fitted.indices) & set(held_out.indices)
     assert hold_out(drawn, count)[0].indices == fitted.indices
     assert total < 10 or hold_out(drawn, count, seed=1)[0].indices != fitted.indices
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "sizes"),
+    [(60, 20, (20, 40, 20)), (60, 256, (53, 7, 53)), (400, 20, (20, 100, 300)), (1500, 256, (256, 300, 1200)),
+     (6000, 256, (256, 1000, 5000)), (3, 2, (2, 1, 2))],
+)  # fmt: skip
+def test_what_is_not_measured_on_is_left_for_tuning(
+    total: int, count: int, sizes: tuple[int, int, int]
+) -> None:
+    drawn = open_samples([{"x": photos(1)}] * total, model())
+    sets = SampleSets.draw(drawn, count, tuned=True)
+    assert sets.trained is not None and sets.tuned_on is sets.trained
+    assert (len(sets.fitted), len(sets.held_out), len(sets.trained)) == sizes
+    assert set(sets.fitted.indices) <= set(sets.trained.indices)
+    assert sorted((*sets.trained.indices, *sets.held_out.indices)) == list(range(total))
+    alone = SampleSets.draw(drawn, count)
+    assert (
+        alone.fitted.indices == sets.fitted.indices
+        and alone.trained is None
+        and alone.tuned_on is alone.fitted
+    )
 
 
 @pytest.mark.parametrize(("total", "count"), [(2, 2), (60, 1), (60, 0)])

@@ -6,6 +6,7 @@ import json
 import pickle
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def sets(model: Path) -> SampleSets:
-    return SampleSets.draw(onnxdecomp.open_samples(IMAGES, model), count=48)
+    return SampleSets.draw(onnxdecomp.open_samples(IMAGES, model), count=40, tuned=True)
 
 
 def rewritten(model: Any, **options: Any) -> onnxdecomp.Result:
@@ -52,7 +53,7 @@ def rewritten(model: Any, **options: Any) -> onnxdecomp.Result:
 def test_it_is_what_rewriting_and_then_tuning_come_to(model: Path, sets: SampleSets) -> None:
     result = rewritten(model, data=sets, tuning=BRIEF)
     fitted = rewritten(model, data=sets)
-    by_hand = onnxdecomp.tune(model, fitted, sets.fitted, tuning=BRIEF)
+    by_hand = onnxdecomp.tune(model, fitted, sets.tuned_on, tuning=BRIEF)
     assert result.tuned is not None and result.tuned.improved and result.tuned.samples == by_hand.samples
     assert result.model.SerializeToString() == by_hand.model.SerializeToString()
     assert result.model != fitted.model and result.interrupted is None
@@ -68,8 +69,9 @@ def test_it_is_what_rewriting_and_then_tuning_come_to(model: Path, sets: SampleS
     assert pickle.loads(pickle.dumps(result)).to_dict() == result.to_dict()
 
 
+@pytest.mark.parametrize("dealt", [True, False])
 def test_what_is_held_out_for_measuring_is_not_trained_on(
-    model: Path, sets: SampleSets, monkeypatch: pytest.MonkeyPatch
+    dealt: bool, model: Path, sets: SampleSets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []
 
@@ -78,8 +80,10 @@ def test_what_is_held_out_for_measuring_is_not_trained_on(
         return onnxdecomp.tune(*arguments, **options)
 
     monkeypatch.setattr(improving, "tune", tuned)
+    sets = replace(sets, trained=None) if dealt else sets
     rewritten(model, data=sets, tuning=BRIEF)
-    assert given == [sets.fitted] and not set(sets.fitted.indices) & set(sets.held_out.indices)
+    assert given == [sets.fitted if dealt else sets.trained]
+    assert not set(given[0].indices) & set(sets.held_out.indices)
 
 
 def stopping(stage: str, done: int) -> Any:
