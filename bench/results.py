@@ -14,6 +14,26 @@ from onnxdecomp.runtime import environment
 RESULTS = Path(__file__).parent / "results"
 
 
+def earlier_rows(
+    question: str, rows: Sequence[Mapping[str, Any]], key: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows of the table as it was that `rows` do not stand for: long ones can be added one by one.
+
+    Args:
+        question: as `write_results` takes it.
+        rows: measured now.
+        key: the columns that say what a row is of.
+    """
+    measured = {tuple(str(row[name]) for name in key) for row in rows}
+    found: list[dict[str, Any]] = []
+    for path in RESULTS.glob(f"{question}-*.csv"):
+        with path.open(newline="", encoding="utf-8") as stream:
+            found += [
+                row for row in csv.DictReader(stream) if tuple(row[name] for name in key) not in measured
+            ]
+    return found
+
+
 def write_results(
     question: str, rows: Sequence[Mapping[str, Any]], options: Mapping[str, Any], *, gpu: bool = False
 ) -> Path:

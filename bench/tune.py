@@ -16,10 +16,9 @@ on a quiet machine: what is won in a given time depends on it.
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import numpy as np
 
 import onnxdecomp
 from bench.quality import DATA_FOLDER, NETWORKS, Network, cifar10, imagenet, outputs, require_data, tracker
-from bench.results import RESULTS, write_results
+from bench.results import earlier_rows, write_results
 from onnxdecomp import Policy, Samples, Tuning
 from onnxdecomp.ir import load
 from onnxdecomp.progress import Progress, ProgressEvent
@@ -140,8 +139,9 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> Iterator[
                 )
                 tuned.save(folder / "tuned.onnx")
                 seconds = spent + time.perf_counter() - began
+                limit, with_labels = arguments.time_limit, labels is not None
                 yield row_of(
-                    exam, folder / "tuned.onnx", TUNED, count, seed, tuned, seconds, labels is not None
+                    exam, folder / "tuned.onnx", TUNED, count, seed, tuned, seconds, limit, with_labels
                 )
 
 
@@ -162,6 +162,7 @@ def row_of(
     seed: int,
     tuned: onnxdecomp.TuneResult | None,
     seconds: float,
+    limit: float | str = "",
     labels: bool = False,
 ) -> Row:
     """One line of the table."""
@@ -171,21 +172,12 @@ def row_of(
         "seed": seed,
         "labels": int(labels),
         **exam.judge(path),
+        "time_limit": limit,
         "steps": tuned.steps if tuned is not None else 0,
         "held_out_before": tuned.outputs[0].before if tuned is not None else None,
         "held_out_after": tuned.outputs[0].after if tuned is not None else None,
         "minutes": round(seconds / 60, 2),
     }
-
-
-def earlier(question: str, rows: Sequence[Row]) -> list[Row]:
-    """Rows of the table as it is that `rows` do not stand for."""
-    measured = {tuple(str(row[key]) for key in KEY) for row in rows}
-    found: list[Row] = []
-    for path in RESULTS.glob(f"{question}-*.csv"):
-        with path.open(newline="", encoding="utf-8") as stream:
-            found += [row for row in csv.DictReader(stream) if tuple(row[key] for key in KEY) not in measured]
-    return found
 
 
 def in_order(row: Row) -> tuple[int, int, int, int]:
@@ -213,9 +205,8 @@ def main() -> None:
                 rows.append(row)
                 # After each row: what is done is safe.
                 question = f"tune-{name}"
-                table = sorted([*rows, *earlier(question, rows)], key=in_order)
-                options = {"rank": RANKS[name], "time_limit": arguments.time_limit, "steps": arguments.steps}
-                path = write_results(question, table, options)
+                table = sorted([*rows, *earlier_rows(question, rows, KEY)], key=in_order)
+                path = write_results(question, table, {"rank": RANKS[name]})
         print(path)
 
 

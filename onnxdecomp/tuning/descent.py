@@ -1,4 +1,4 @@
-"""The loop: Adam at rates relative to the tensors, one cycle, and the best state kept."""
+"""The loop: rates relative to the tensors, one cycle, and the best state kept."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from onnxdecomp.tuning.crew import Crew
 from onnxdecomp.tuning.feeding import Feeding, Portion
 from onnxdecomp.tuning.keeping import Checkpoint, State
 from onnxdecomp.tuning.sharing import Group
+from onnxdecomp.tuning.soap import REMEMBERED, Soap
 
 # How often the samples held out are looked at, in equal parts of the whole.
 LOOKS = 20
@@ -30,8 +31,6 @@ _KEEP_S = 60.0
 # A loss so many times the first one is beyond recovery, and so is one that is no number.
 _DIVERGED = 10.0
 _AGAIN = 0.1
-# What Adam remembers of each parameter.
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +141,7 @@ class _Loop:
         self._group, self._checkpoint, self._progress = group, checkpoint, progress
         self._parameters = crew.program.parameters
         self._scales = relative_scales(list(self._parameters.values()))
-        self._optimiser = self._new_optimiser()
+        self._optimiser = Soap(list(self._parameters.values()))
         self._prepared: Future[list[Portion]] = Future()
         self._before, self._kept = 0.0, time.monotonic()
         self.best = _values(self._parameters)
@@ -204,7 +203,7 @@ class _Loop:
         total = self._group.add(self._crew.gradients(portions))
         loss = float(total[0] / total[1])
         self._limit = self._limit or max(_DIVERGED * loss, 1e-6)
-        if loss <= self._limit:
+        if loss <= self._limit and bool(total.isfinite().all()):
             self._descend(way, total[2:] / total[1])
         elif self.restarted:
             self._failed = True
@@ -226,14 +225,9 @@ class _Loop:
         if time.monotonic() - self._kept > _KEEP_S:
             self.keep()
 
-    def _new_optimiser(self) -> torch.optim.Adam:
-        # Errors are relative, so gradients may be small: Adam's own threshold would hide them.
-        groups = [{"params": [each]} for each in self._parameters.values()]
-        return torch.optim.Adam(groups, eps=1e-12, fused=self._crew.program.device.type == "cpu")
-
     def _begin_again(self) -> None:
         """From the best state, at a tenth of the rate."""
-        self.restarted, self._optimiser = True, self._new_optimiser()
+        self.restarted, self._optimiser = True, Soap(list(self._parameters.values()))
         _set(self._parameters, self.best)
 
     # Looks
@@ -282,11 +276,11 @@ class _Loop:
         self.best = {name: kept.arrays[f"best {name}"] for name in self._parameters}
         _set(self._parameters, {name: kept.arrays[f"now {name}"] for name in self._parameters})
         for name, parameter in self._parameters.items():
-            if f"step {name}" in kept.arrays:
-                self._optimiser.state[parameter] = {
-                    kind: torch.tensor(kept.arrays[f"{kind} {name}"], device=parameter.device)
-                    for kind in _MOMENTS
-                }
+            self._optimiser.state[parameter] = {
+                kind: torch.tensor(kept.arrays[f"{kind} {name}"], device=parameter.device)
+                for kind in REMEMBERED
+                if f"{kind} {name}" in kept.arrays
+            }
 
 
 def one_cycle(way: float) -> float:
