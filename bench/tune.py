@@ -28,9 +28,10 @@ import numpy as np
 import onnxdecomp
 from bench.quality import DATA_FOLDER, NETWORKS, Network, cifar10, imagenet, outputs, require_data, tracker
 from bench.results import earlier_rows, write_results
-from onnxdecomp import Policy, Samples, Tuning
+from onnxdecomp import Policy, Samples, SampleSets, Tuning
 from onnxdecomp.ir import load
 from onnxdecomp.progress import Progress, ProgressEvent
+from onnxdecomp.sampling import spared
 
 Row = dict[str, Any]
 
@@ -124,7 +125,8 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> Iterator[
         for count in arguments.samples:
             chosen = drawn(exam.pool, count, seed)
             began = time.perf_counter()
-            few = chosen.subset(range(min(len(chosen), network.fit_samples)))
+            few = chosen.subset(range(min(len(chosen) - spared(chosen), network.fit_samples)))
+            sets = SampleSets(fitted=few, held_out=exam.tested, trained=chosen)
             fitted = onnxdecomp.rewrite(
                 exam.path, rank, policy=policy, data=few, progress=tracker(f"{name} {count}")
             )
@@ -135,7 +137,7 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> Iterator[
                 began = time.perf_counter()
                 how = Tuning(time_limit=arguments.time_limit, steps=arguments.steps, seed=seed)
                 tuned = onnxdecomp.tune(
-                    exam.path, folder / "fitted.onnx", chosen, labels=labels, tuning=how, progress=told(name)
+                    exam.path, folder / "fitted.onnx", sets, labels=labels, tuning=how, progress=told(name)
                 )
                 tuned.save(folder / "tuned.onnx")
                 seconds = spent + time.perf_counter() - began

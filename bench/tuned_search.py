@@ -49,7 +49,7 @@ def measure(subject: Subject, goal: Goal, limit: float, folder: Path) -> Row:
     tuned = onnxdecomp.tune(
         subject.path,
         folder / "found.onnx",
-        sets.tuned_on,
+        sets,
         tuning=Tuning(time_limit=limit),
         progress=told(subject.name),
     )

@@ -159,7 +159,7 @@ def rewrite(
             progress=progress,
         )
         if tuning is not None and sets is not None:
-            result = rewriting.improved(result, source, sets.tuned_on, tuning, progress)
+            result = rewriting.improved(result, source, sets, tuning, progress)
     with targets.accounted(result.interrupted):
         console = targets.console(voice)
         console.print(show.result_view(result))

@@ -101,7 +101,7 @@ def rewrite(
     found = request.survey(source, shapes, fitted, freeze=freeze_weights, fold_bn=fold_bn)
     result = carry_out(request, found, data=fitted, scratch=folder, jobs=jobs, progress=logged(progress))
     if tuning is not None and trained is not None:
-        result = improved(result, source, trained, tuning, progress)
+        result = improved(result, source, sets or trained, tuning, progress)
     return proven(result, source, checked=check, input_shapes=shapes, sets=sets, scratch=folder)
 
 

@@ -8,7 +8,7 @@ from onnxdecomp.errors import StoppedError, UsageError
 from onnxdecomp.ir import Model
 from onnxdecomp.progress import Progress
 from onnxdecomp.rewriting.result import Result
-from onnxdecomp.sampling import Samples
+from onnxdecomp.sampling import Samples, SampleSets
 from onnxdecomp.tuning import Tuning, find_trained, processes, require_torch, tune
 
 # What is said where tuning was asked for, and there is nothing to train.
@@ -39,13 +39,15 @@ def require_tunable(tuning: Tuning, samples: Samples | None, parameter: str) -> 
         raise UsageError(f"`{parameter}`: `tuning` needs a {one} to train on and one more to hold out")
 
 
-def improved(result: Result, original: Model, samples: Samples, tuning: Tuning, progress: Progress) -> Result:
+def improved(
+    result: Result, original: Model, samples: SampleSets | Samples, tuning: Tuning, progress: Progress
+) -> Result:
     """`result` with its model tuned; an interruption leaves the best by then, and is told in it.
 
     Args:
         result: of the rewrite.
         original: the model that was rewritten.
-        samples: to train on; a part of them is held out.
+        samples: to train on; a part of them is held out, see `tune`.
         tuning: how.
         progress: told of what is being done.
 

@@ -7,6 +7,8 @@ from .folds import deal as deal
 from .folds import sample_digests as sample_digests
 from .holdout import SampleSets as SampleSets
 from .holdout import as_sets as as_sets
+from .holdout import shuffled as shuffled
+from .holdout import spared as spared
 from .labels import Labels as Labels
 from .labels import LabelsLike as LabelsLike
 from .labels import labels_file as labels_file

@@ -19,8 +19,10 @@ DEFAULT_FITTED = 256
 # Samples held out at most, and their least share of a source that has no more than were asked for.
 MOST_HELD_OUT = 1000
 _LEAST_SHARE = 8
-# What tuning could use is not all measured on: a part of the source is, or so many.
-_TUNED_SHARE, _TUNED_LEAST = 5, 100
+# Of what tuning may use a tenth tells how it does, and is not trained on: at least and at most so many.
+_SPARED_SHARE, _SPARED_LEAST, _SPARED_MOST = 10, 16, 512
+# What tuning could use is not all measured on: a part of the source is, and of a small one a larger part.
+_TUNED_SHARE, _TUNED_LEAST, _TUNED_FEW = 5, 100, 3
 
 
 def hold_out(
@@ -40,9 +42,21 @@ def hold_out(
         have = "1 sample" if total == 1 else f"{total} samples"
         raise UsageError(f"`samples`: {have}, but fitting needs 2 and one more to measure on")
     fitted = min(count, total - max(1, total // _LEAST_SHARE))
-    order = [int(i) for i in np.random.default_rng(seed).permutation(total)]
+    order = shuffled(total, seed)
     held = order[fitted : fitted + most]
     return samples.subset(sorted(order[:fitted])), samples.subset(sorted(held))
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    """The numbers below `count` in an order that the seed alone decides: fits take of its beginning."""
+    return [int(i) for i in np.random.default_rng(seed).permutation(count)]
+
+
+def spared(samples: Samples) -> int:
+    """How many of the samples tuning holds out: a tenth, at least 16, at most 512, and never over half."""
+    unit = samples.batch or 1
+    wanted = min(max(len(samples) // _SPARED_SHARE, _SPARED_LEAST), _SPARED_MOST)
+    return min(-(-wanted // unit), len(samples) // unit // 2) * unit
 
 
 @abridged
@@ -89,16 +103,22 @@ class SampleSets:
             samples: all that there are.
             count: how many to fit to.
             labels: the classes of all samples, as `read_labels` takes them.
-            tuned: leave more than those to tune on: a fifth is held out at most, 100 where there are so many.
+            tuned: leave more than those to tune on: a fifth is held out at most, of few a third;
+                and fit to fewer where what judges the tuning would not be new to the fit.
 
         Raises:
             UsageError: there are too few samples, or the labels do not match them.
         """
-        most = max(len(samples) // _TUNED_SHARE, _TUNED_LEAST) if tuned else MOST_HELD_OUT
+        enough = max(len(samples) // _TUNED_SHARE, min(len(samples) // _TUNED_FEW, _TUNED_LEAST))
+        most = enough if tuned else MOST_HELD_OUT
         fitted, held_out = hold_out(samples, count, most=min(most, MOST_HELD_OUT))
-        measured = set(held_out.indices)
-        others = [i for i, index in enumerate(samples.indices) if index not in measured]
-        trained = samples.subset(others) if tuned else None
+        trained = None
+        if tuned:
+            measured = set(held_out.indices)
+            trained = samples.subset([i for i, each in enumerate(samples.indices) if each not in measured])
+            # What judges the tuning must be new to the fit, too.
+            fewer = max(2, len(trained) - spared(trained))
+            fitted = fitted.subset(sorted(shuffled(len(fitted), 0)[:fewer]))
         known = read_labels(labels, held_out) if labels is not None else None
         path = labels_file(labels) if labels is not None else None
         return cls(fitted=fitted, held_out=held_out, trained=trained, labels=known, labels_path=path)

@@ -93,7 +93,7 @@ class Workshop:
         task, fitted = self._task, contender.result
         if fitted is None or task.samples is None or task.tuning is None:
             raise ValueError("nothing was fitted, or nothing is to be tuned")
-        result = improved(fitted, task.model, task.samples.tuned_on, task.tuning, self.progress)
+        result = improved(fitted, task.model, task.samples, task.tuning, self.progress)
         if result.interrupted is not None and result.tuned is None:
             raise result.interrupted
         if result.tuned is None:

@@ -8,7 +8,7 @@ from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Model, Source, as_model, graph_inputs
 from onnxdecomp.progress import Progress, logged, silent, stage
-from onnxdecomp.sampling import BATCH, LabelsLike, SamplesLike, as_samples, read_labels
+from onnxdecomp.sampling import BATCH, LabelsLike, SampleSets, SamplesLike, as_samples, read_labels
 from onnxdecomp.tuning.engine import require_torch
 from onnxdecomp.tuning.judging import Task, judged
 from onnxdecomp.tuning.landmarks import find_landmarks
@@ -22,7 +22,7 @@ from onnxdecomp.tuning.trained import find_trained
 def tune(
     original: Source,
     rewritten: Source,
-    samples: SamplesLike,
+    samples: SampleSets | SamplesLike,
     *,
     labels: LabelsLike | None = None,
     tuning: Tuning | None = None,
@@ -41,7 +41,8 @@ def tune(
     Args:
         original: a path, a ModelProto that holds all its data, or a result; never changed.
         rewritten: what was made of it, likewise.
-        samples: inputs of the original, two or more; what `open_samples` takes.
+        samples: inputs of the original, two or more; what `open_samples` takes. Of SampleSets those that are
+            for it, and of these some that nothing was fitted to tell which state is best.
         labels: the classes of the samples, where they are known, as `read_labels` takes them: what is trained
             is then to find these, too.
         tuning: how; None is ten minutes of training the factors.
@@ -64,9 +65,12 @@ def tune(
     first, second = as_model(original, "original"), as_model(rewritten, "rewritten")
     _require_related(first, second)
     values = find_trained(first, second, how.train)
-    given = as_samples(samples, first, "samples")
+    if isinstance(samples, SampleSets):
+        given, seen = samples.tuned_on, samples.fitted.indices
+    else:
+        given, seen = as_samples(samples, first, "samples"), ()
     classes = None if labels is None else read_labels(labels, given)
-    chosen, spared = part_samples(given, how.seed)
+    chosen, spared = part_samples(given, how.seed, seen)
     fitted, held_out = given.subset(chosen), given.subset(spared)
     landmarks = find_landmarks(first, second, values.keys())
     with stage("preparing", progress):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,8 @@ import numpy as np
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Array
 from onnxdecomp.runtime import Feeds
-from onnxdecomp.sampling import Labels, Samples
+from onnxdecomp.sampling import Labels, Samples, shuffled, spared
 from onnxdecomp.tuning.augmenting import varied
-
-_SHARE, _LEAST, _MOST = 10, 16, 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,18 +128,24 @@ def _rows(samples: Samples, feeds: Feeds) -> int:
     return next((len(array) for name, array in feeds.items() if name not in whole), 1)
 
 
-def part_samples(samples: Samples, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of samples to train on, and of a tenth held out: at least 16, at most 512, and never over half.
+def part_samples(samples: Samples, seed: int, seen: Collection[int] = ()) -> tuple[list[int], list[int]]:
+    """Indices of samples to train on, and of some held out, see `spared`: new to the fit, as far as it goes.
+
+    Of samples that were dealt with the same seed, fits have seen the others first.
+
+    Args:
+        samples: all of them.
+        seed: of the draw.
+        seen: places in the source of those that are known to be fitted to.
 
     Raises:
         UsageError: there are fewer than two, or than two batches where the model takes several at a time.
     """
     unit = samples.batch or 1
-    units = len(samples) // unit
-    if units < 2:
+    if len(samples) // unit < 2:
         one = "sample" if unit == 1 else f"batch of {unit} samples"
         raise UsageError(f"`samples`: tuning needs a {one} to train on and one more to hold out")
-    wanted = min(max(len(samples) // _SHARE, _LEAST), _MOST)
-    held = min(-(-wanted // unit), units // 2) * unit
-    order = [int(i) for i in np.random.default_rng(seed).permutation(len(samples))]
-    return sorted(order[held:]), sorted(order[:held])
+    known = set(seen)
+    order = sorted(shuffled(len(samples), seed), key=lambda i: samples.indices[i] not in known)
+    rest = len(samples) - spared(samples)
+    return sorted(order[:rest]), sorted(order[rest:])

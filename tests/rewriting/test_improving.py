@@ -23,6 +23,7 @@ import torch
 import onnxdecomp
 from onnxdecomp import ProgressEvent, SampleSets, StoppedError, Tuning, UsageError
 from onnxdecomp.rewriting import apply, improving
+from onnxdecomp.tuning import feeding
 
 IMAGES = nets.structured(64, 3, 8, 8, seed=5)
 BRIEF = Tuning(steps=30, batch=16)
@@ -53,7 +54,7 @@ def rewritten(model: Any, **options: Any) -> onnxdecomp.Result:
 def test_it_is_what_rewriting_and_then_tuning_come_to(model: Path, sets: SampleSets) -> None:
     result = rewritten(model, data=sets, tuning=BRIEF)
     fitted = rewritten(model, data=sets)
-    by_hand = onnxdecomp.tune(model, fitted, sets.tuned_on, tuning=BRIEF)
+    by_hand = onnxdecomp.tune(model, fitted, sets, tuning=BRIEF)
     assert result.tuned is not None and result.tuned.improved and result.tuned.samples == by_hand.samples
     assert result.model.SerializeToString() == by_hand.model.SerializeToString()
     assert result.model != fitted.model and result.interrupted is None
@@ -73,17 +74,23 @@ def test_it_is_what_rewriting_and_then_tuning_come_to(model: Path, sets: SampleS
 def test_what_is_held_out_for_measuring_is_not_trained_on(
     dealt: bool, model: Path, sets: SampleSets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = []
+    given: list[tuple[set[int], set[int]]] = []
 
-    def tuned(*arguments: Any, **options: Any) -> onnxdecomp.TuneResult:
-        given.append(arguments[2])
-        return onnxdecomp.tune(*arguments, **options)
+    part_samples = feeding.part_samples
 
-    monkeypatch.setattr(improving, "tune", tuned)
-    sets = replace(sets, trained=None) if dealt else sets
+    def parted(samples: onnxdecomp.Samples, *options: Any) -> tuple[list[int], list[int]]:
+        parts = part_samples(samples, *options)
+        given.append((set(samples.subset(parts[0]).indices), set(samples.subset(parts[1]).indices)))
+        return parts
+
+    monkeypatch.setattr(feeding, "part_samples", parted)
+    sets = sets if dealt else replace(sets, trained=None)
     rewritten(model, data=sets, tuning=BRIEF)
-    assert given == [sets.fitted if dealt else sets.trained]
-    assert not set(given[0].indices) & set(sets.held_out.indices)
+    ((trained, watched),) = given
+    assert not (trained | watched) & set(sets.held_out.indices) and not trained & watched
+    assert trained | watched == set(sets.tuned_on.indices)
+    # What tells how tuning does is new to the fit, too, where more than that is tuned on.
+    assert bool(watched & set(sets.fitted.indices)) is not dealt
 
 
 def stopping(stage: str, done: int) -> Any:

@@ -36,6 +36,17 @@ def test_a_tenth_is_held_out_at_least_sixteen_and_never_more_than_half(count: in
     assert sorted([*fitted, *held_out]) == list(range(count))
 
 
+def test_those_held_out_are_new_to_the_fit_as_far_as_that_goes() -> None:
+    samples = numbered(60)
+    sets = onnxdecomp.SampleSets.draw(samples, count=40)
+    # Dealt anew, by the command that tunes alone.
+    assert set(part_samples(samples, seed=0)[1]) <= set(sets.held_out.indices)
+    seen = range(3, 60, 2)
+    for seed in range(5):
+        assert not set(part_samples(samples, seed, seen)[1]) & set(seen)
+        assert set(range(50, 60)) <= set(part_samples(samples, seed, range(50))[1])
+
+
 def test_a_model_that_takes_several_at_a_time_gets_whole_batches() -> None:
     four = nets.model("m (float[4,2] x) => (float[4,2] y) { y = Relu (x) }")
     samples = onnxdecomp.open_samples(np.zeros((40, 2), np.float32), four)
