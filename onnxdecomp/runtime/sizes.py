@@ -154,6 +154,20 @@ def _reached(
     return known, problem
 
 
+def feeds_shapes(feeds: Feeds) -> Mapping[str, tuple[int, ...]]:
+    """The shape of every input."""
+    return {name: array.shape for name, array in feeds.items()}
+
+
+def _dark(found: Survey) -> list[Anchor]:
+    """The sites whose cost is not known for want of their sizes."""
+    return [a for a in found.anchors if a.site.sizes is None and a.site.params is not None]
+
+
+def _noted(found: Survey, note: str) -> Survey:
+    return dataclasses.replace(found, notes=(*found.notes, note))
+
+
 def _run(model: Model, place: _Place, names: Sequence[str], feeds: Feeds) -> dict[str, tuple[int, ...]]:
     """The shapes of tensors; what they hold never leaves the runtime, and nothing else is computed."""
     asked = {f"onnxdecomp/shape/{i}": name for i, name in enumerate(names)}
