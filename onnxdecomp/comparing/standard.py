@@ -98,7 +98,7 @@ def baseline(model: Model, input_shapes: InputShapes, *, keep: bool = False) -> 
         reason = str(error)
     problems: list[str] = []
     sights = find_sights(model.proto)
-    for opener in (open_in_onnxruntime, open_in_reference):
+    for opener in (open_in_onnxruntime, open_in_reference) if sights.plain or sights.names else ():
         try:
             whole = opener(path) if sights.beyond is None else None
             seen = whole if whole is not None and sights.plain else open_seeing(path, sights, opener)
@@ -122,4 +122,4 @@ def baseline(model: Model, input_shapes: InputShapes, *, keep: bool = False) -> 
     refusal = checker_refusal(path)
     if refusal is not None:
         raise ModelError(f"{path} is not a valid ONNX model: {first_line(refusal)}") from refusal
-    return Baseline(path=path, sights=sights, reason="; ".join((*sights.notes, problems[0])))
+    return Baseline(path=path, sights=sights, reason="; ".join((*sights.notes, *problems[:1])))

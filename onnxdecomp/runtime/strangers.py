@@ -35,7 +35,9 @@ class Operator(NamedTuple):
     @property
     def runs(self) -> bool:
         """Whether ONNX Runtime or the reference evaluator may have it; that is only known when they run."""
-        return onnx.defs.has(self.name, self.version, self.domain) or (self.domain, self.name) in _kernels()
+        if onnx.defs.has(self.name, self.domain):
+            return onnx.defs.has(self.name, self.version, self.domain)
+        return (self.domain, self.name) in _kernels()
 
 
 @functools.cache
