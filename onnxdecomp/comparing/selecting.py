@@ -84,9 +84,7 @@ def _items(selector: Selector, found: Array) -> Array:
         rows = np.flatnonzero(found)[:, None]
     elif selector.op == "TopK":
         picked = np.moveaxis(found, selector.axis, -1)
-        places = np.broadcast_to(
-            np.arange(picked[..., 0].size)[:, None], (picked[..., 0].size, picked.shape[-1])
-        )
+        places = np.arange(picked.size).reshape(picked.shape) // max(picked.shape[-1], 1)
         rows = np.stack([places.ravel(), picked.ravel()], axis=1)
     whole = np.ascontiguousarray(rows)
     return whole.view([(f"{i}", whole.dtype) for i in range(whole.shape[1])])[:, 0]

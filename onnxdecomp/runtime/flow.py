@@ -119,7 +119,7 @@ class Flow:
         if is_onnx_op(node, "Shape") or is_onnx_op(node, "Size"):
             return False
         if any(is_onnx_op(node, op) for op in _SIZED_BY_FIRST):
-            return node.input[0] in self.sized
+            return not self.sized.isdisjoint(node.input[:1])
         return not self.sized.isdisjoint(live)
 
     def _blunts(self, node: NodeProto, live: set[str]) -> bool:

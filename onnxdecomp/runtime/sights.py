@@ -134,7 +134,7 @@ def find_sights(model: ModelProto) -> Sights:
         if not barred:
             declared[value.name] = shape
         instead[value.name] = _before(value.name, flow, makers, behind)
-    blamed = [f"node '{node.name or node.output[0]}' ({each.title})" for node, each in flow.strangers]
+    blamed = [f"node '{_name(node)}' ({each.title})" for node, each in flow.strangers]
     more = f" and {len(blamed) - 1} more" if len(blamed) > 1 else ""
     return Sights(
         outputs=tuple(outputs),
@@ -143,6 +143,10 @@ def find_sights(model: ModelProto) -> Sights:
         selectors=tuple(_selectors(node for node in flow.selecting if id(node) in behind)),
         beyond=f"{blamed[0]}{more}" if len(instead) > len(declared) else None,
     )
+
+
+def _name(node: NodeProto) -> str:
+    return node.name or next(filter(None, node.output), "")
 
 
 def _before(name: str, flow: Flow, makers: Mapping[str, NodeProto], passed: set[int]) -> tuple[str, ...]:

@@ -183,6 +183,22 @@ def test_all_goes_on_the_command_line(tmp_path: Path, cli: Cli, monkeypatch: pyt
     assert done.code == 0 and line in " ".join(done.out.split())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_selects_nothing(kind: str) -> None:
+    model, empty = KINDS[kind][0], ModelProto()
+    empty.CopyFrom(model)
+    for tensor in empty.graph.initializer:
+        if tensor.name in ("least", "bar"):
+            tensor.raw_data = np.float32(1e9).tobytes()
+        if kind == "unique" and tensor.name == "nine":
+            tensor.raw_data = np.float32(0).tobytes()
+    (selection,) = compare(model, empty).selections
+    assert selection.before > 0 and selection.after == (kind == "unique")
+    assert selection.common == (kind == "unique")
+    (selection,) = compare(empty, empty).selections
+    assert selection.before == selection.common == (kind == "unique")
+
+
 # What must still be the same
 # ---------------------------
 

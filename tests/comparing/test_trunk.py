@@ -13,7 +13,7 @@ from nets import ANYTHING
 from onnx import ModelProto
 
 import onnxdecomp
-from onnxdecomp import CheckError, Goal, ModelError, SampleSets, check, compare, open_samples
+from onnxdecomp import CheckError, Goal, ModelError, SampleSets, UsageError, check, compare, open_samples
 from onnxdecomp.comparing.validity import checker_refusal
 
 TRUNK = """[conv] c = Conv <pads=[1,1,1,1]> (x, w)
@@ -121,6 +121,13 @@ def test_all_goes_on_the_command_line(tmp_path: Path, cli: Cli, monkeypatch: pyt
         done = cli(*arguments)
         assert done.code == 0 and " ".join(done.out.split()).count(line) == 1
     assert cli("inspect", "in.onnx").code == 0
+
+
+def test_a_model_that_does_not_run_cannot_be_timed() -> None:
+    with pytest.raises(
+        UsageError, match=r"node 'num' \(EfficientNMS_TRT\) runs nowhere here.*give `cost` macs"
+    ):
+        onnxdecomp.search(KINDS["plugin"][0], Goal("speedup", 1.1), policy=ANYTHING)
 
 
 # What is still refused
