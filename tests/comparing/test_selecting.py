@@ -295,3 +295,32 @@ def test_a_search_judges_before_the_selection(sets: SampleSets, tmp_path: Path) 
     assert found.met and found.best is not None and found.best.quality is not None
     assert {each.name for each in found.best.quality.outputs} == KINDS["gathered"][1]
     assert 0 < found.best.predicted < np.inf
+
+
+CROPS = """m (float[N,8,6,6] x) => (float[k,8,6,6] y) {
+  [conv] f = Conv <pads=[1,1,1,1]> (x, w)
+  crops = Reshape (f, four)
+  mean = ReduceMean <axes=[1,2,3], keepdims=0> (crops)
+  sure = Greater (mean, bar)
+  found = NonZero (sure)
+  chosen = Reshape (found, line)
+  picked = Gather (crops, chosen)
+  [late] y = Conv <pads=[1,1,1,1]> (picked, v)
+}"""
+
+
+def test_what_stands_behind_a_selection_has_plain_factors() -> None:
+    """The original and the model rewritten so far see different crops there."""
+    arrays = {"w": nets.weight(32, 8, 3, 3), "v": nets.weight(8, 8, 3, 3, seed=1), "bar": np.float32(0)}
+    shapes = {"four": np.array([-1, 8, 6, 6]), "line": np.array([-1])}
+    model = nets.model(CROPS, **arrays, **shapes)
+    samples = SampleSets.draw(open_samples({"x": nets.structured(12, 8, 6, 6, seed=3)}, model), count=8)
+    result = onnxdecomp.rewrite(model, 0.5, policy=ANYTHING, data=samples)
+    fits = {report.site.name: report.fit for report in result.sites}
+    assert fits["conv"] is not None and fits["conv"].plain_because is None
+    assert fits["late"] is not None and fits["late"].plain_because is not None
+    assert "depends on data" in fits["late"].plain_because
+    assert result.quality is not None
+    assert {each.name for each in result.quality.outputs} == {"crops", "mean"}
+    (selection,) = result.quality.selections
+    assert selection.common < selection.before
