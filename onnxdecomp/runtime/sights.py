@@ -78,13 +78,14 @@ class Sights:
     def notes(self) -> tuple[str, ...]:
         """One line for each thing that is compared in another place."""
         told = []
-        if self.beyond is not None:
+        if self.beyond is not None and any(self.instead[name] for name in self._unrun):
             told.append(f"not checked beyond {self.beyond}, which nothing here runs{self._at(self._unrun)}")
+        elif self.beyond is not None:
+            told.append(f"nothing here runs {self.beyond}{self._at(self._unrun)}")
         if self.declared:
             one = len(self.declared) == 1
-            what = "the size of output" if one else "the sizes of outputs"
-            verb = "depends" if one else "depend"
-            told.append(f"{what} {_listed(self.declared)} {verb} on data{self._at(self.declared)}")
+            what, verb = ("size of output", "depends") if one else ("sizes of outputs", "depend")
+            told.append(f"the {what} {_listed(self.declared)} {verb} on data{self._at(self.declared)}")
         return tuple(told)
 
     @property
@@ -93,7 +94,7 @@ class Sights:
 
     def _at(self, outputs: Iterable[str]) -> str:
         names = dict.fromkeys(name for output in outputs for name in self.instead[output])
-        return f": compared at {_listed(names)}" if names else ": nothing before can be compared"
+        return f": compared at {_listed(names)}" if names else ", and nothing before can be compared"
 
     def within(self, model: ModelProto) -> Sights:
         """Less the tensors inside that another model does not have."""

@@ -260,7 +260,9 @@ def test_another_model_is_compared_where_it_has_the_same_tensors() -> None:
     second = ModelProto.FromString(text)
     found = compare(first, second)
     assert found.outputs == () and found.selections == ()
-    assert found.note is not None and found.note.endswith("depends on data: nothing before can be compared")
+    assert found.note is not None and found.note.endswith(
+        "depends on data, and nothing before can be compared"
+    )
 
 
 # On samples
