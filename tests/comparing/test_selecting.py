@@ -233,10 +233,8 @@ def test_declared_dimensions_must_agree(declared: str, a: str, b: str, refused: 
     if refused is None:
         assert compare(first, second).outputs
         return
-    with pytest.raises(CheckError) as error:
+    with pytest.raises(CheckError, match=re.escape(f"output 'y' changed from {refused}")):
         compare(first, second)
-    shapes = re.findall(r"int64\[([\d, ]+)\]", str(error.value))
-    assert str(error.value).startswith("output 'y' changed from") and len(shapes) == 2
 
 
 def test_a_size_that_no_data_decides_must_agree() -> None:
