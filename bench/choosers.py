@@ -18,7 +18,7 @@ from onnxdecomp.factors import Spectrum, spectra
 from onnxdecomp.ir import Site, load, read_finite_weight, survey
 from onnxdecomp.planning import Choice, fitting_methods, rank_limits
 from onnxdecomp.progress import silent
-from onnxdecomp.runtime import feeds_shapes, observe_sizes, open_in_onnxruntime
+from onnxdecomp.runtime import feeds_shapes, observe_sizes
 from onnxdecomp.sampling import SampleSets
 from onnxdecomp.searching import (
     ALIGN,
@@ -211,7 +211,7 @@ class Chooser:
             return None
         modules = find_modules(self.weighed)
         seed = seed_of(modules, self.weighed, seeded)
-        original = open_in_onnxruntime(self._subject.path)
+        original = Baseline(path=self._subject.path)
         judge = Judge(self._bank, self.weighed, modules, original, self._folder)
 
         def plan_at(levels: Mapping[str, int]) -> Plan:

@@ -4,6 +4,7 @@ from .comparing import Fidelity as Fidelity
 from .comparing import Metric as Metric
 from .comparing import Quality as Quality
 from .comparing import Score as Score
+from .comparing import Selection as Selection
 from .comparing import check as check
 from .comparing import compare as compare
 from .comparing import measure_quality as measure_quality

@@ -67,6 +67,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         *onnxdecomp.settings(),
         onnxdecomp.Speedup(ratio=1.0, low=0.9, high=1.1), onnxdecomp.Metric(brightness),
         *tuned(path, result), onnxdecomp.Tuning(),
+        onnxdecomp.Selection(name="idx", op="NonMaxSuppression", before=3, after=2, common=1),
         onnxdecomp.Trial(number=1, state="complete", loss=0.1, cost=1.0, plan=result.plan),
     ]  # fmt: skip
     return {f"{type(value).__name__} {number}": value for number, value in enumerate(values)}

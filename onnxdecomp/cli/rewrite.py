@@ -213,4 +213,6 @@ def _conclude(result: Result, output: Path, console: Console) -> None:
     else:
         console.print(show.check_line(result.check))
         console.print(show.quality_view(result.quality))
+        if result.check.status != "passed" and result.quality.note is not None:
+            console.print(f"\n{result.quality.note}", markup=False)
     console.print(f"\nwrote {output}", soft_wrap=True)

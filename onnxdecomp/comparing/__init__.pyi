@@ -1,6 +1,4 @@
-from .checking import Baseline as Baseline
 from .checking import Check as Check
-from .checking import baseline as baseline
 from .checking import check as check
 from .metric import Metric as Metric
 from .metric import Score as Score
@@ -9,6 +7,9 @@ from .pairs import Comparison as Comparison
 from .pairs import compare as compare
 from .quality import Quality as Quality
 from .quality import measure_quality as measure_quality
+from .selecting import Selection as Selection
+from .standard import Baseline as Baseline
+from .standard import baseline as baseline
 from .tally import Fidelity as Fidelity
 from .tally import Tally as Tally
 from .tally import scores_samples as scores_samples

@@ -13,10 +13,20 @@ import numpy as np
 
 from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import naming, verified
+from onnxdecomp.comparing.selecting import Selection, count_selected, summed
 from onnxdecomp.comparing.tally import Fidelity, Tally
 from onnxdecomp.errors import CheckError, RunError, UsageError
-from onnxdecomp.ir import Array, ShapesLike, Source, as_input_shapes, as_model, load, on_disk
-from onnxdecomp.runtime import Feeds, InputSpec, Outputs, input_specs, open_in_onnxruntime, random_feeds
+from onnxdecomp.ir import Array, Shape, ShapesLike, Source, as_input_shapes, as_model, load, on_disk
+from onnxdecomp.runtime import (
+    Feeds,
+    InputSpec,
+    Outputs,
+    Sights,
+    find_sights,
+    input_specs,
+    open_seeing,
+    random_feeds,
+)
 from onnxdecomp.sampling import (
     BATCH,
     Dataset,
@@ -30,27 +40,50 @@ from onnxdecomp.sampling import (
 )
 
 
-def compare_outputs(pairs: Iterable[tuple[Outputs, Outputs]]) -> list[Fidelity]:
-    """The fidelity of each output over pairs of runs (a, b).
+def compare_outputs(
+    pairs: Iterable[tuple[Outputs, Outputs]], sights: Sights
+) -> tuple[tuple[Fidelity, ...], tuple[Selection, ...]]:
+    """How far two models are apart over pairs of runs (a, b), and what both select.
+
+    Args:
+        pairs: what both models compute.
+        sights: where to look, in both.
 
     Raises:
-        CheckError: b lacks an output of a, or one changed its shape or type.
+        CheckError: b lacks an output of a, or one changed its type or shape; of a shape that depends on data,
+            what is declared.
     """
     tallies: dict[str, Tally] = {}
+    picked: list[Selection] = []
     for a, b in pairs:
-        if missing := sorted(set(a) - set(b)):
-            raise CheckError(f"output '{missing[0]}' is missing from the second model")
-        for name, value in a.items():
+        for name in (*sights.outputs, *sights.declared):
+            if name not in b:
+                raise CheckError(f"output '{name}' is missing from the second model")
+        for name, shape in sights.declared.items():
+            if isinstance(a[name], np.ndarray | np.generic):
+                _require_declared(name, np.asarray(a[name]), np.asarray(b[name]), shape)
+        for name in sights.names:
+            value = a[name]
             if isinstance(value, np.ndarray | np.generic):
                 found = np.asarray(b[name])
                 _require_alike(name, value, found)
                 tallies.setdefault(name, Tally()).add(np.asarray(value), found)
-    return [tally.fidelity(name) for name, tally in tallies.items()]
+        picked += [count_selected(selector, a, b) for selector in sights.selectors]
+    return tuple(tally.fidelity(name) for name, tally in tallies.items()), summed(picked)
 
 
 def _require_alike(name: str, a: Array | np.generic, b: Array) -> None:
     if a.shape != b.shape or a.dtype != b.dtype:
         raise CheckError(f"output '{name}' changed from {a.dtype}{list(a.shape)} to {b.dtype}{list(b.shape)}")
+
+
+def _require_declared(name: str, a: Array, b: Array, shape: Shape | None) -> None:
+    """Refuse another type or number of dimensions, or one of these that the model declares."""
+    if a.dtype == b.dtype and a.ndim == b.ndim:
+        sizes = zip(a.shape, b.shape, shape if shape is not None else (None,) * a.ndim, strict=False)
+        if all(size is None or one == other for one, other, size in sizes):
+            return
+    _require_alike(name, a, b)
 
 
 @contextmanager
@@ -100,13 +133,16 @@ class Comparison:
 
     Attributes:
         inputs: what both ran on: "random", "feeds" or "samples".
+        outputs: fidelity of each output of the first; in the place of one whose size depends on data, or that
+            nothing here computes, of the last tensors before it that can be compared.
+        selections: what both select where sizes depend on data.
         samples: where the samples lie; None where they are none, or lie in no file.
-        outputs: fidelity of each output of the first.
-        note: one line on samples left out; None where there are none.
+        note: one line on samples left out, and on what is compared elsewhere; None where there is nothing.
     """
 
     inputs: str
     outputs: tuple[Fidelity, ...]
+    selections: tuple[Selection, ...] = ()
     samples: Path | None = None
     note: str | None = None
 
@@ -122,7 +158,12 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """The JSON report."""
         where = self.inputs if self.samples is None else str(self.samples)
-        return {"inputs": where, "outputs": [each.to_dict() for each in self.outputs]}
+        return {
+            "inputs": where,
+            "outputs": [each.to_dict() for each in self.outputs],
+            "selections": [each.to_dict() for each in self.selections],
+            "note": self.note,
+        }
 
 
 @verified
@@ -148,7 +189,8 @@ def compare(
         ModelError, RunError, MissingExtraError: a model does not load or run.
         UsageError: the models have different inputs, the feeds do not fit, or random inputs cannot be made
             up for unknown dimensions.
-        CheckError: an output is missing or changed its shape or type.
+        CheckError: an output is missing or changed its shape or type; where its size depends on data, what is
+            declared of its shape.
     """
     # An input that is damaged is told apart from one that a runtime refuses.
     first, second = as_model(a, "a"), as_model(b, "b")
@@ -163,10 +205,19 @@ def compare(
     else:
         inputs, runs = "feeds", _as_they_are(feeds, input_specs(first.proto))
     with on_disk(first) as here, on_disk(second) as there, same_inputs(here, there, UsageError):
-        runners = open_in_onnxruntime(here), open_in_onnxruntime(there)
-        outputs = compare_outputs((runners[0].run(each), runners[1].run(each)) for each in runs)
+        sights = find_sights(first.proto).within(second.proto)
+        runners = open_seeing(here, sights), open_seeing(there, sights)
+        outputs, picked = compare_outputs(
+            ((runners[0].run(each), runners[1].run(each)) for each in runs), sights
+        )
     path, note = (samples.path, samples.note) if samples is not None else (None, None)
-    return Comparison(inputs=inputs, samples=path, outputs=tuple(outputs), note=note)
+    return Comparison(
+        inputs=inputs,
+        samples=path,
+        outputs=outputs,
+        selections=picked,
+        note="; ".join(filter(None, (note, *sights.notes))) or None,
+    )
 
 
 def _as_they_are(feeds: Iterable[Any] | FeedReader | Dataset, specs: Sequence[InputSpec]) -> Iterator[Feeds]:

@@ -12,12 +12,13 @@ import numpy as np
 
 from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import verified
-from onnxdecomp.comparing.checking import Baseline
 from onnxdecomp.comparing.pairs import compare_outputs, same_inputs
+from onnxdecomp.comparing.selecting import Selection
+from onnxdecomp.comparing.standard import Baseline
 from onnxdecomp.comparing.tally import Fidelity, scores_samples
 from onnxdecomp.errors import UsageError
-from onnxdecomp.ir import Array, Source, on_disk
-from onnxdecomp.runtime import Outputs, Runner, open_in_onnxruntime
+from onnxdecomp.ir import Array, Source, load, on_disk
+from onnxdecomp.runtime import Outputs, Runner, Sights, find_sights, open_seeing
 from onnxdecomp.sampling import BATCH, Samples, SamplesLike, as_samples
 
 
@@ -31,14 +32,18 @@ class Quality:
     Attributes:
         fitted: samples the factors were fitted to.
         held_out: samples measured.
-        outputs: fidelity of each output.
+        outputs: fidelity of each output, or of what stands in its place, as in a `Comparison`.
         accuracy: top-1 accuracy before and after; None without labels.
+        selections: what both models select where sizes depend on data.
+        note: one line on what is compared elsewhere; None where there is nothing.
     """
 
     fitted: int
     held_out: int
     outputs: tuple[Fidelity, ...]
     accuracy: tuple[float, float] | None
+    selections: tuple[Selection, ...] = ()
+    note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The "quality" of the JSON report."""
@@ -48,6 +53,8 @@ class Quality:
             "held_out_samples": self.held_out,
             "outputs": [fidelity.to_dict() for fidelity in self.outputs],
             "accuracy": {"before": before, "after": after},
+            "selections": [each.to_dict() for each in self.selections],
+            "note": self.note,
         }
 
 
@@ -85,26 +92,30 @@ def measure_quality(
     with ExitStack() as stack:
         candidate = stack.enter_context(on_disk(rewritten, "rewritten"))
         if isinstance(original, Baseline):
-            path, first = original.path, original.in_onnxruntime
+            path, sights, first = original.path, original.where(), original.seen_in_onnxruntime
         else:
             path = stack.enter_context(on_disk(original, "original"))
-            first = partial(open_in_onnxruntime, path)
+            sights = find_sights(load(path).proto)
+            first = partial(open_seeing, path, sights)
+        sights = sights.within(load(candidate).proto)
         samples = as_samples(held_out, path, "held_out")
         with same_inputs(path, candidate, UsageError):
-            return _measure(first(), open_in_onnxruntime(candidate), samples, fitted, known)
+            return _measure((first(), open_seeing(candidate, sights)), sights, samples, fitted, known)
 
 
-def _measure(first: Runner, second: Runner, held_out: Samples, fitted: int, labels: Array | None) -> Quality:
+def _measure(
+    runners: tuple[Runner, Runner], sights: Sights, held_out: Samples, fitted: int, labels: Array | None
+) -> Quality:
     predicted: tuple[list[Array], list[Array]] = ([], [])
 
     def pairs() -> Iterator[tuple[Outputs, Outputs]]:
         for feeds in held_out.batches(BATCH):
-            pair = first.run(feeds), second.run(feeds)
+            pair = runners[0].run(feeds), runners[1].run(feeds)
             for outputs, classes in zip(pair, predicted, strict=True):
                 classes.append(_classes(outputs) if labels is not None else np.empty(0))
             yield pair
 
-    outputs = tuple(compare_outputs(pairs()))
+    outputs, picked = compare_outputs(pairs(), sights)
     accuracy = None
     if labels is not None:
         before, after = (np.concatenate(classes) for classes in predicted)
@@ -112,7 +123,14 @@ def _measure(first: Runner, second: Runner, held_out: Samples, fitted: int, labe
         if len(known) != len(before):
             raise UsageError(f"`labels`: {len(labels)} classes for {len(before)} predictions")
         accuracy = float((before == known).mean()), float((after == known).mean())
-    return Quality(fitted=fitted, held_out=len(held_out), outputs=outputs, accuracy=accuracy)
+    return Quality(
+        fitted=fitted,
+        held_out=len(held_out),
+        outputs=outputs,
+        accuracy=accuracy,
+        selections=picked,
+        note="; ".join(sights.notes) or None,
+    )
 
 
 def _classes(outputs: Outputs) -> Array:

@@ -33,7 +33,7 @@ from onnxdecomp.ir import Anchor, Array, Model, NotFiniteError, read_finite_weig
 from onnxdecomp.lowering import lower_chain, lower_weights
 from onnxdecomp.planning import Unit
 from onnxdecomp.progress import Progress, tracked
-from onnxdecomp.runtime import Walk
+from onnxdecomp.runtime import Flow, Walk, find_sights
 from onnxdecomp.sampling import Samples, deal
 
 _BATCH = 16
@@ -70,6 +70,7 @@ class Calibration:
     ) -> None:
         folds = deal(samples)
         self._model, self._freeze = model, freeze
+        self._sights, self._flow = find_sights(model.proto), Flow.of(model.proto)
         self._folds = [fold for fold, part in enumerate(folds) for _ in part.batches(_BATCH)]
         with ExitStack() as stack:
             walks = [
@@ -152,15 +153,14 @@ class Calibration:
         # A site behind others is not reached yet: it counts as the reached ones do.
         reached = [head for head in heads if self._before.reached(head.output)]
         for head in reached:
-            names = self._before.behind(head.output)
+            names = self._before.behind(head.output, self._sights.names)
             replay = self._before.replay(head.output, names)
             tallies = [Tally() for _ in names]
             for run in numbers:
                 x, y = (self._before.value(n, run) for n in (head.anchor.node.input[0], head.output))
                 for tally, a, b in zip(tallies, replay(run, y), replay(run, change(head, x, y)), strict=True):
                     tally.add(a, b)
-            outputs = len(self._model.proto.graph.output)
-            total += sum(tally.share for tally in tallies) / outputs
+            total += sum(tally.share for tally in tallies) / len(self._sights.names)
         return total * len(heads) / len(reached)
 
     def _announce(self, units: Sequence[Unit]) -> None:
@@ -195,6 +195,10 @@ class Calibration:
         return dataclasses.replace(best, biases=biases)
 
     def _head(self, anchor: Anchor) -> Head | str:
+        if not anchor.scope.path and anchor.node.input[0] in self._flow.barred:
+            return "it follows from an operator that nothing here runs"
+        if not anchor.scope.path and anchor.node.input[0] in self._flow.sized:
+            return "how much it sees depends on data, and on what is rewritten before it"
         ir_version = self._model.proto.ir_version
         return find_head(anchor, self._model.folder, ir_version=ir_version, freeze=self._freeze)
 

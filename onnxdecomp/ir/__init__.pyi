@@ -10,6 +10,7 @@ from .files import write_file as write_file
 from .files import write_text as write_text
 from .finite import NotFiniteError as NotFiniteError
 from .finite import read_finite_weight as read_finite_weight
+from .graph import ONNX_DOMAINS as ONNX_DOMAINS
 from .graph import Scope as Scope
 from .graph import TensorKey as TensorKey
 from .graph import attribute as attribute

@@ -191,8 +191,14 @@ def _skeleton(model: ModelProto, inputs: Mapping[str, Shape | None]) -> ModelPro
         graph.value_info.extend(model.graph.value_info)
         return skeleton
     # Shapes declared for other inputs would contradict the fixed ones; only what nothing but the file
-    # knows is kept, as after an operator of a foreign domain.
-    foreign = {o for node in model.graph.node if node.domain not in ONNX_DOMAINS for o in node.output}
+    # knows is kept, as after an operator that ONNX does not know.
+    known = {node.op_type: onnx.defs.has(node.op_type) for node in model.graph.node}
+    foreign = {
+        name
+        for node in model.graph.node
+        if node.domain not in ONNX_DOMAINS or not known[node.op_type]
+        for name in node.output
+    }
     graph.value_info.extend(value for value in model.graph.value_info if value.name in foreign)
     for output in graph.output:
         output.type.tensor_type.ClearField("shape")

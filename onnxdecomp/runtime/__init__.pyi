@@ -1,4 +1,5 @@
 from .arrays import as_array as as_array
+from .flow import Flow as Flow
 from .folders import cache_folder as cache_folder
 from .inputs import Feeds as Feeds
 from .inputs import InputSpec as InputSpec
@@ -24,6 +25,11 @@ from .session import Engine as Engine
 from .session import onnxruntime as onnxruntime
 from .session import open_session as open_session
 from .session import run_errors as run_errors
+from .sights import Selector as Selector
+from .sights import Sights as Sights
+from .sights import find_sights as find_sights
+from .sights import open_seeing as open_seeing
+from .sights import with_outputs as with_outputs
 from .sizes import feeds_shapes as feeds_shapes
 from .sizes import observe_sizes as observe_sizes
 from .sizes import with_sizes as with_sizes

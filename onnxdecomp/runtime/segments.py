@@ -8,6 +8,7 @@ from pathlib import Path
 from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto, helper
 
 from onnxdecomp.ir import all_tensors, extent, is_external
+from onnxdecomp.runtime.strangers import Operators
 
 
 def segment(
@@ -38,7 +39,7 @@ def segment(
     made = ModelProto(
         ir_version=max(whole.ir_version, 4),
         opset_import=whole.opset_import,
-        functions=whole.functions,
+        functions=Operators(whole).called(graph.node),
         graph=graph,
     )
     for tensor in filter(is_external, all_tensors(made)):

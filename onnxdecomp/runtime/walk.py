@@ -133,13 +133,13 @@ class Walk:
         """Keep the tensor `name`, once it is reached, until it is forgotten."""
         self._held.add(name)
 
-    def behind(self, name: str) -> list[str]:
-        """The outputs of the model that follow from the tensor `name`."""
+    def behind(self, name: str, among: Iterable[str]) -> list[str]:
+        """Those of some tensors that follow from the tensor `name`."""
         reached = {name}
         for node in self._nodes:
             if not reached.isdisjoint(self._reads[id(node)]):
                 reached.update(filter(None, node.output))
-        return [value.name for value in self._model.graph.output if value.name in reached]
+        return [each for each in among if each in reached]
 
     def replay(self, name: str, outputs: Sequence[str]) -> Callable[[int, Array], list[Array]]:
         """What the rest of the model makes of other values of a tensor that has been reached.
@@ -225,6 +225,16 @@ class Walk:
     def _answers(self, session: Any, outputs: Sequence[str], feeds: Feeds) -> list[Array]:
         with run_errors(_REFUSAL):
             return [np.asarray(value) for value in session.run(outputs, dict(feeds))]
+
+
+def leading_to(nodes: Sequence[NodeProto], names: Iterable[str]) -> list[NodeProto]:
+    """The nodes, in order, that some tensors follow from."""
+    needed, found = set(names), []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(filter(None, node.output)):
+            needed.update(reads_of(node))
+            found.append(node)
+    return found[::-1]
 
 
 def reads_of(node: NodeProto) -> Iterator[str]:

@@ -128,6 +128,9 @@ def search(
         progress(ProgressEvent("running the original", 0, 1))
         standard = baseline(original, shapes, keep=sets is not None or judge is not None)
         progress(ProgressEvent("running the original", 1, 1))
+        beyond = standard.where().beyond
+        if cost == COSTS[0] and beyond is not None:
+            raise UsageError(f"{beyond} runs nowhere here, so nothing can be timed: give `cost` macs")
         feeds = _feeds(original, where, shapes, sets)
         task = Task(
             found=_survey(original, feeds, policy, freeze_weights),

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxdecomp.comparing import Metric, Tally
+from onnxdecomp.comparing import Baseline, Metric, Tally
 from onnxdecomp.ir import save
 from onnxdecomp.planning import Choice, Unit, front
-from onnxdecomp.runtime import Feeds, Outputs, Runner, open_in_onnxruntime
+from onnxdecomp.runtime import Feeds, Outputs, open_in_onnxruntime, open_seeing
 from onnxdecomp.searching.bank import Bank
 from onnxdecomp.searching.levels import Levels, PrunedError, Scored, Space, Tell
 from onnxdecomp.searching.weighed import Weighed
@@ -134,16 +134,18 @@ class Judge:
         bank: Bank,
         weighed: Weighed,
         modules: Sequence[Module],
-        original: Runner,
+        original: Baseline,
         folder: Path,
         metric: Metric | None = None,
     ) -> None:
         self._bank, self._weighed, self._modules = bank, weighed, modules
         self._out = folder / "trial.onnx"
         self._feeds: list[Feeds] = list(bank.judges.batches(_BATCH))
-        self._expected: list[Outputs] = [original.run(feeds) for feeds in self._feeds]
+        self._sights = original.where()
+        seen = original.seen_in_onnxruntime()
+        self._expected: list[Outputs] = [seen.run(feeds) for feeds in self._feeds]
         self._metric = metric
-        self._before = metric.measure(original) if metric is not None else 0.0
+        self._before = metric.measure(original.in_onnxruntime()) if metric is not None else 0.0
 
     def __call__(self, levels: Levels, report: Tell) -> Scored:
         """Loss and cost of a trial; few samples come first, and a poor trial ends there.
@@ -154,10 +156,11 @@ class Judge:
         taken = taken_at(self._modules, self._weighed, levels)
         cost = sum(module.costs[levels[module.name]] for module in self._modules)
         save(self._bank.build(taken), self._out)
-        runner = open_in_onnxruntime(self._out)
         if self._metric is not None:
+            runner = open_in_onnxruntime(self._out)
             return Scored(loss=self._metric.score(self._before, runner).drop, cost=cost)
-        tallies = {name: Tally() for name in self._expected[0]}
+        runner = open_seeing(self._out, self._sights)
+        tallies = {name: Tally() for name in self._sights.names}
         for step, (feeds, expected) in enumerate(zip(self._feeds, self._expected, strict=True)):
             found = runner.run(feeds)
             for name, tally in tallies.items():

@@ -45,7 +45,7 @@ def better_plan(
     found = run_trials(
         study,
         space_of(modules),
-        Judge(bank, weighed, modules, task.baseline.in_onnxruntime(), folder, task.metric),
+        Judge(bank, weighed, modules, task.baseline, folder, task.metric),
         trials=task.trials.number,
         budget=weighed.cost(best) * (1 + 1e-9) if bounded else None,
         seeds=[seed],

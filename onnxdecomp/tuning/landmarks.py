@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from onnx import GraphProto, NodeProto
 
 from onnxdecomp.ir import Model, is_onnx_op
-from onnxdecomp.runtime import reads_of
+from onnxdecomp.runtime import Flow, find_sights, reads_of
 from onnxdecomp.tuning.trained import FLOATS
 
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Celu", "Selu", "Clip"}) | {
@@ -28,7 +28,8 @@ class Landmarks:
 
     Attributes:
         inner: behind activations and residual Adds, in the order of the graph.
-        outputs: the model's outputs of floats; in the place of a final Softmax the scores in front of it.
+        outputs: the model's outputs of floats, or what stands in the place of those whose sizes depend on
+            data; in the place of a final Softmax the scores in front of it.
     """
 
     inner: tuple[str, ...]
@@ -56,10 +57,12 @@ def find_landmarks(original: Model, rewritten: Model, trained: Set[str]) -> Land
     graph = rewritten.proto.graph
     before = {name: node for node in original.proto.graph.node for name in node.output if name}
     producers = {name: node for node in graph.node for name in node.output if name}
+    sights, flow = find_sights(original.proto).within(rewritten.proto), Flow.of(original.proto)
     moved = _behind(graph, trained)
+    fixed = moved - flow.sized - flow.barred
     varying = _behind(graph, {value.name for value in graph.input} - {t.name for t in graph.initializer})
     found = [
-        node for node in graph.node if moved.intersection(node.output) and _counts(node, varying, producers)
+        node for node in graph.node if fixed.intersection(node.output) and _counts(node, varying, producers)
     ]
     # Of a sum and its activation, or of a gate and what it gates, the last says enough.
     read_again = {name for node in found if node.op_type != "Add" for name in node.input}
@@ -73,8 +76,9 @@ def find_landmarks(original: Model, rewritten: Model, trained: Set[str]) -> Land
     outputs = [
         _scores(value.name, producers, before)
         for value in graph.output
-        if value.name in moved and value.type.tensor_type.elem_type in FLOATS
+        if value.name in moved and value.name in sights.outputs and value.type.tensor_type.elem_type in FLOATS
     ]
+    outputs += [name for own in sights.instead.values() for name in own if name in moved]
     inside = tuple(name for name in inner if name not in outputs)
     return Landmarks(inner=inside, outputs=tuple(dict.fromkeys(outputs)))
 

@@ -10,7 +10,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from onnxdecomp.ir import Array, Model
-from onnxdecomp.runtime import Feeds, Outputs
+from onnxdecomp.runtime import Feeds, Flow, Outputs
 from onnxdecomp.tuning.feeding import Portion
 from onnxdecomp.tuning.landmarks import Landmarks
 from onnxdecomp.tuning.program import Program
@@ -52,6 +52,7 @@ def prepared(
     names, fed = landmarks.names, list[str]()
     whole = program = Program.of(rewritten, names, values, device).tried(portion.feeds, portion.rows)
     inside = {name for node in original.proto.graph.node for name in node.output}
+    inside -= Flow.of(original.proto).barred
     for _ in range(_MOST_CUTS):
         cuts = [name for name in program.ends if name in inside and name not in fed]
         if not cuts or not program.missing:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-from onnx import helper
+from dataclasses import dataclass
 
 from onnxdecomp.comparing import Tally, scores_samples
 from onnxdecomp.errors import UsageError
 from onnxdecomp.ir import Model, on_disk
-from onnxdecomp.runtime import Outputs, Runner, open_in_onnxruntime
+from onnxdecomp.runtime import Flow, Outputs, Runner, open_in_onnxruntime, with_outputs
 from onnxdecomp.tuning.feeding import Portion
 from onnxdecomp.tuning.landmarks import Landmarks
 
@@ -28,11 +26,8 @@ def opened(model: Model, names: Iterable[str], device: str = "cpu") -> Iterator[
     Raises:
         RunError, MissingExtraError: ONNX Runtime does not load it, or, from `run`, does not run it.
     """
-    made = model.copy()
-    graph = made.proto.graph
-    known = {value.name for value in graph.output}
-    graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
-    with on_disk(replace(made, path=None)) as path:
+    made = with_outputs(model, list(names), alone=bool(Flow.of(model.proto).barred))
+    with on_disk(made) as path:
         # Several are run at a time.
         yield open_in_onnxruntime(path, threads=1, device=device)
 

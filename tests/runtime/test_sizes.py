@@ -95,7 +95,7 @@ def test_unknown_dimensions_are_asked_for_and_nothing_is_run(monkeypatch: pytest
     assert onnxdecomp.inspect(model, input_shapes={"x": (1, 16, 5, 5)}).notes == ()
 
 
-INSIDE = "are not known: they are inside functions or other nodes' graphs, where a run does not look"
+INSIDE = "are not known: they are inside functions, loops or scans, where a run does not look"
 INNER = """m (float[1,16,64] x, bool flag) => (float[1,16,?,?] y) {{
   rows = ReduceSum <keepdims=1> (extra)
   grown = Cast <to=7> (rows)
@@ -104,6 +104,12 @@ INNER = """m (float[1,16,64] x, bool flag) => (float[1,16,?,?] y) {{
   image = Reshape (x, target)
   {body}
 }}"""
+LOOP = """y = Loop (once, yes, image) <
+  body = step (int64 i, bool go, float[1,16,?,?] before) => (bool on, float[1,16,?,?] p) {
+    on = Identity (go)
+    [inner] p = Conv <pads=[1,1,1,1]> (before, w)
+  }
+>"""
 BRANCH = """y = If (flag) <
   then_branch = yes () => (float[1,16,?,?] p) { [inner] p = Conv <pads=[1,1,1,1]> (image, w) },
   else_branch = no () => (float[1,16,?,?] q) { q = Relu (image) }
@@ -125,10 +131,25 @@ NUMBERS = {"front": np.array([1, 16]), "seven": np.array([7])} | ONE
             16 * 8 * 8 * 5,
             "are those of a run on random inputs",
         ),
-        (nets.model(INNER.format(body=BRANCH), w=nets.weight(16, 16, 3, 3), **NUMBERS), None, INSIDE),
+        (
+            nets.model(INNER.format(body=BRANCH), w=nets.weight(16, 16, 3, 3), **NUMBERS),
+            9 * 16 * 16 * 8 * 8,
+            "are those of a run on random inputs",
+        ),
+        (
+            nets.model(
+                INNER.format(body=LOOP),
+                w=nets.weight(16, 16, 3, 3),
+                **NUMBERS,
+                once=np.array(1),
+                yes=np.array(True),
+            ),
+            None,
+            INSIDE,
+        ),
         (nets.model(FUNCTION), None, INSIDE),
     ],
-    ids=["product", "branch", "function"],
+    ids=["product", "branch", "loop", "function"],
 )
 def test_where_a_run_looks(model: ModelProto, macs: int | None, note: str) -> None:
     found = onnxdecomp.inspect(model, policy=onnxdecomp.Policy(linear=True))
@@ -166,3 +187,88 @@ def test_inputs_that_cannot_be_made_up() -> None:
     assert note == (
         "the sizes of 2 sites are not known: input 'words' is no numeric tensor, so inputs cannot be made up"
     )
+
+
+# Where not all of it runs, the part that does
+# --------------------------------------------
+
+NESTED = """y = If (flag) <
+  then_branch = yes () => (float[1,16,?,?] p) { p = Relu (image) },
+  else_branch = no () => (float[1,16,?,?] q) {
+    [half] h = Conv <pads=[1,1,1,1], strides=[2,2]> (image, w)
+    q = If (flag) <
+      then_branch = deep () => (float[1,16,?,?] s) { [deep] s = Conv <pads=[1,1,1,1]> (h, w) },
+      else_branch = flat () => (float[1,16,?,?] t) { t = Neg (h) }
+    >
+  }
+>"""
+
+
+def test_branches_of_ifs_are_looked_into_whichever_is_taken() -> None:
+    model = nets.model(INNER.format(body=NESTED), w=nets.weight(16, 16, 3, 3), **NUMBERS)
+    assert [site.macs for site in onnxdecomp.find_sites(model)] == [9 * 16 * 16 * 4 * 4] * 2
+    result = onnxdecomp.rewrite(model, 0.5, policy=nets.ANYTHING)
+    assert result.totals.macs[0] == 2 * 9 * 16 * 16 * 4 * 4
+
+
+BEHIND_IF = """m (float[1,16,8,8] x, bool flag) => (float[1,16,?,?] y) {
+  h = If (flag) <
+    then_branch = yes () => (float[1,16,?,?] p) { p = MaxPool <kernel_shape=[2,2], strides=[2,2]> (x) },
+    else_branch = no () => (float[1,16,?,?] q) { q = Identity (x) }
+  >
+  [conv] y = Conv <pads=[1,1,1,1]> (h, w)
+}"""
+
+
+def test_a_run_tells_what_stands_behind_an_if() -> None:
+    model = nets.model(BEHIND_IF, w=nets.weight(16, 16, 3, 3))
+    assert known(onnxdecomp.inspect(model)) == {"conv": 9 * 16 * 16 * 64}  # what is made up is False
+
+
+ENDS = {
+    # It stops while it runs: this many values do not fit that shape.
+    "shape": "bad = Reshape (a, wrong) [late] y = Conv <pads=[1,1,1,1]> (bad, w)",
+    # It does not load: nothing has the operator.
+    "plugin": "bad = Align_TRT (a) [late] y = Conv <pads=[1,1,1,1]> (bad, w)",
+    "domain": "bad = acme.ops.Align (a) [late] y = Conv <pads=[1,1,1,1]> (bad, w)",
+    # Or has it for other types.
+    "type": "wide = Cast <to=16> (a) bad = Conv (wide, b) [late] y = Conv <pads=[1,1,1,1]> (bad, b)",
+}
+HEADER = '<ir_version: 8, opset_import: ["" : 17, "acme.ops" : 1]>\n'
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_where_the_model_ends_early_they_are_known_up_to_there(end: str) -> None:
+    body = f"[one] a = Conv <pads=[1,1,1,1]> (image, w) {ENDS[end]} z = Conv (image, w)"
+    text = INNER.format(body=body).replace("=> (", "=> (float[1,16,?,?] z, ")
+    constants = {"w": nets.weight(16, 16, 3, 3), "wrong": np.array([1, 16, 3, -1]), **NUMBERS}
+    model = nets.model(HEADER + text, **constants)
+    if end == "type":
+        ones = [1.0] * (16 * 16 * 9)
+        model.graph.initializer.append(onnx.helper.make_tensor("b", 16, [16, 16, 3, 3], ones))
+    found = onnxdecomp.inspect(model)
+    expected = {"one": 9 * 16 * 16 * 64, "late": None}
+    if end in (
+        "plugin",
+        "domain",
+    ):  # what does not follow from them is reached
+        expected["z"] = 9 * 16 * 16 * 36
+    assert known(found) | expected == known(found)
+    first, second = found.notes
+    assert "are those of a run on random inputs" in first
+    assert "sites are not known: ONNX Runtime does not run the model: " in second
+    assert onnxdecomp.rewrite(model, 0.5, policy=nets.ANYTHING, check=False).notes == found.notes
+
+
+def test_few_sessions_are_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of many Convs is halved, not tried Conv by Conv."""
+    opened: list[int] = []
+    original = sizes.open_session
+    monkeypatch.setattr(sizes, "open_session", lambda *given: opened.append(1) or original(*given))
+    lines = ["[c0] a0 = Conv <pads=[1,1,1,1]> (image, w)"]
+    lines += [f"[c{i}] a{i} = Conv <pads=[1,1,1,1]> (a{i - 1}, w)" for i in range(1, 30)]
+    lines += ["bad = Reshape (a17, wrong)", "[late] y = Conv (bad, w)"]
+    constants = {"w": nets.weight(16, 16, 3, 3), "wrong": np.array([1, 16, 3, -1]), **NUMBERS}
+    found = onnxdecomp.inspect(nets.model(INNER.format(body=" ".join(lines)), **constants))
+    assert [name for name, macs in known(found).items() if macs is None] == ["late"]
+    assert 1 < len(opened) < 10

@@ -15,10 +15,10 @@ from nets import rewrite
 from test_search import clock, data, figures, held_out, model, net
 
 from onnxdecomp import Plan, Policy, Ranks, open_samples
+from onnxdecomp.comparing import Baseline
 from onnxdecomp.ir import Survey, load, survey
 from onnxdecomp.planning import Choice, Unit
 from onnxdecomp.progress import silent
-from onnxdecomp.runtime import open_in_onnxruntime
 from onnxdecomp.sampling import Samples
 from onnxdecomp.searching import Bank, Judge, Weighed, find_modules, plan_of, seed_of, space_of, taken_at
 from onnxdecomp.searching.automl import GRID, Module
@@ -148,7 +148,7 @@ def test_a_trial_is_judged_on_samples_left_out(
     bank: Bank, weighed: Weighed, model: Path, tmp_path: Path
 ) -> None:
     modules = find_modules(weighed)
-    judge = Judge(bank, weighed, modules, open_in_onnxruntime(model), tmp_path)
+    judge = Judge(bank, weighed, modules, Baseline(path=model), tmp_path)
     levels = {module.name: 9 for module in modules}
     reports: list[tuple[int, float]] = []
     scored = judge(levels, lambda step, loss: bool(reports.append((step, loss))))
@@ -169,7 +169,7 @@ def test_a_poor_trial_ends_before_all_samples_are_seen(
     modules = find_modules(weighed)
     many = samples(160)
     big = Bank(found, weighed.units, many, tmp_path, silent)
-    judge = Judge(big, weighed, modules, open_in_onnxruntime(model), tmp_path)
+    judge = Judge(big, weighed, modules, Baseline(path=model), tmp_path)
     steps: list[int] = []
 
     def report(step: int, loss: float) -> bool:
