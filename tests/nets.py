@@ -208,6 +208,7 @@ def farthest(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray]) -> 
 # What remains of two models once what may differ is taken out of them
 # ---------------------------------------------------------------------
 
+CONVS = ("Conv", "ConvTranspose")
 MARK = re.compile(r"/(tucker|svd)_(in|core|out)(\.|_|$)")
 
 
@@ -222,7 +223,7 @@ def assert_nothing_lost(original: ModelProto, rewritten: ModelProto) -> None:
     norms = {n.output[0]: n for n in nodes(original) if n.op_type == "BatchNormalization"}
     folded = [node for name, node in norms.items() if name in ends]
     conv_outputs = (ends - norms.keys()) | {node.input[0] for node in folded}
-    convs = [n for n in nodes(original) if n.op_type == "Conv" and n.output[0] in conv_outputs]
+    convs = [n for n in nodes(original) if n.op_type in CONVS and n.output[0] in conv_outputs]
     assert convs
     dead = _dead_constants(original, rewritten, convs + folded)
     vanished = dead | (conv_outputs - ends)

@@ -16,6 +16,7 @@ from onnxdecomp.runtime.session import Engine, open_session, run_errors
 
 _INSIDE = "they are inside functions or other nodes' graphs, where a run does not look"
 _LARGE = "models above 2 GB are not run for them"
+_ASTRAY = "shape inference goes astray there, in ONNX Runtime too"
 
 
 def with_sizes(found: Survey, input_shapes: InputShapes, feeds: Feeds | None = None) -> Survey:
@@ -43,8 +44,9 @@ def with_sizes(found: Survey, input_shapes: InputShapes, feeds: Feeds | None = N
         what = "random inputs" if feeds is None else "the first sample"
         seen = _noted(seen, f"the sizes of {len(dark) - len(left)} sites are those of a run on {what}")
     if left:
-        large = any(not anchor.scope.path for anchor in left)
-        seen = _noted(seen, unknown(len(left), _LARGE if large else _INSIDE))
+        whole = _LARGE if found.model.nbytes() > PROTOBUF_LIMIT else _ASTRAY
+        inside = all(anchor.scope.path for anchor in left)
+        seen = _noted(seen, unknown(len(left), _INSIDE if inside else whole))
     return seen
 
 
@@ -97,8 +99,11 @@ def _run(model: Model, names: Sequence[str], feeds: Feeds) -> dict[str, tuple[in
 
 def _sized(anchor: Anchor, shapes: Mapping[str, tuple[int, ...]]) -> Anchor:
     before, after = (shapes[name] for name in (anchor.node.input[0], anchor.node.output[0]))
-    if anchor.site.op == "Conv":
-        sizes = ((before[0], *before[2:]), (after[0], *after[2:]))
-    else:
+    sizes: tuple[tuple[int, ...], tuple[int, ...]]
+    if anchor.site.linear:
         sizes = ((math.prod(after[:-1]),),) * 2
+    elif len(before) == len(after):
+        sizes = ((before[0], *before[2:]), (after[0], *after[2:]))
+    else:  # onnx gives up halfway on a ConvTranspose whose output_shape is smaller than its input
+        return anchor
     return dataclasses.replace(anchor, site=dataclasses.replace(anchor.site, sizes=sizes))

@@ -1,0 +1,212 @@
+"""A chain in the place of a ConvTranspose: at full rank it is the same, at any rank what its factors say."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import nets
+import numpy as np
+import onnx
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from nets import rewrite
+from onnx import ModelProto, helper, numpy_helper, shape_inference
+
+from onnxdecomp import Choice, Plan, Ranks, Site, find_sites
+from onnxdecomp.planning import applicable, chain_macs, chain_params, rank_limits
+
+PARITY = settings(derandomize=True, deadline=None, database=None, max_examples=50)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One ConvTranspose; sizes are per spatial dimension, channels (in, out) per group."""
+
+    kernel: tuple[int, ...]
+    attributes: dict[str, Any]
+    groups: int
+    channels: tuple[int, int]
+    sizes: tuple[int, ...]
+    bias: bool
+    batchnorm: bool
+    seed: int
+
+    def model(self) -> ModelProto:
+        c_in, c_out = (self.groups * c for c in self.channels)
+        arrays = {"w": nets.weight(c_in, self.channels[1], *self.kernel, seed=self.seed)}
+        if self.bias:
+            arrays["b"] = nets.signal(c_out, seed=self.seed)
+        nodes = [helper.make_node("ConvTranspose", ["x", *arrays], ["y"], name="up", **self.attributes)]
+        if self.batchnorm:
+            nodes[0].output[0] = "z"
+            values = np.random.default_rng(self.seed).uniform(0.5, 2, (4, c_out)).astype(np.float32)
+            parameters = dict(zip(("scale", "shift", "mean", "var"), values, strict=True))
+            nodes.append(helper.make_node("BatchNormalization", ["z", *parameters], ["y"]))
+            arrays |= parameters
+        float32 = onnx.TensorProto.FLOAT
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", float32, [2, c_in, *self.sizes])],
+            [helper.make_tensor_value_info("y", float32, [None] * (2 + len(self.kernel)))],
+            [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    def input(self) -> np.ndarray:
+        return nets.signal(2, self.groups * self.channels[0], *self.sizes, seed=self.seed + 1)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    dims = draw(st.sampled_from([2, 1, 3]))
+
+    def per_dim(low: int, high: int) -> list[int]:
+        return [draw(st.integers(low, high)) for _ in range(dims)]
+
+    kernel, strides, dilations, sizes = per_dim(1, 4), per_dim(1, 3), per_dim(1, 2), per_dim(2, 5)
+    attributes: dict[str, Any] = {"strides": strides, "dilations": dilations}
+    more = [draw(st.integers(0, step - 1)) for step in strides]  # ONNX Runtime takes no more
+    spans = [1 + (k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
+    whole = [(n - 1) * step + span for n, step, span in zip(sizes, strides, spans, strict=True)]
+    form = draw(st.sampled_from(["plain", "pads", "output_shape", "VALID", "SAME_UPPER", "SAME_LOWER"]))
+    if form == "pads":
+        attributes["pads"] = [draw(st.integers(0, (n - 1) // 2)) for n in (*whole, *whole)]
+    if form == "output_shape":
+        # Below the input's size onnx's shape inference gives up halfway.
+        least = [max(size, n - 3) for size, n in zip(sizes, whole, strict=True)]
+        attributes["output_shape"] = [draw(st.integers(*ends)) for ends in zip(least, whole, strict=True)]
+        attributes["auto_pad"] = draw(st.sampled_from(["NOTSET", "SAME_UPPER", "SAME_LOWER"]))
+    elif draw(st.booleans()):
+        attributes["output_padding"] = more
+    if form in ("VALID", "SAME_UPPER", "SAME_LOWER"):
+        attributes["auto_pad"] = form
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    return Case(
+        kernel=tuple(kernel),
+        attributes=attributes | {"group": groups},
+        groups=groups,
+        # One input channel a group is depthwise, which is left alone.
+        channels=(draw(st.integers(1 if groups == 1 else 2, 6)), draw(st.integers(1, 6))),
+        sizes=tuple(sizes),
+        bias=draw(st.booleans()),
+        batchnorm=draw(st.booleans()),
+        seed=draw(st.integers(0, 1000)),
+    )
+
+
+def full_rank(site: Site, method: str) -> list[Choice]:
+    """The choices of `method` that lose nothing."""
+    into, out = rank_limits(site, method)
+    if method == "tucker1":
+        return [Choice(method, Ranks(into, None)), Choice(method, Ranks(None, out))]
+    return [Choice(method, Ranks(into, out))]
+
+
+@settings(PARITY)
+@given(case=cases())
+def test_full_rank_is_the_conv_transpose_whatever_the_method(case: Case) -> None:
+    model, x = case.model(), case.input()
+    expected = nets.run(model, x=x)["y"]
+    assume(np.sqrt(np.mean(expected.astype(np.float64) ** 2)) > 0.1)
+    (site,) = find_sites(model)
+    assert (site.op, site.obstacle, site.kernel) == ("ConvTranspose", None, case.kernel)
+    methods = [method for method in applicable(site) if not method.startswith("cp")]
+    assert ("spatial" in methods) <= ("output_shape" not in case.attributes)
+    for choice in [choice for method in methods for choice in full_rank(site, method)]:
+        rewritten = rewrite(model, plan=Plan({"up": choice})).model
+        operators = [node.op_type for node in rewritten.graph.node]
+        assert len(operators) == {"tucker2": 3}.get(choice.method, 2)
+        assert operators.count("ConvTranspose") == (2 if choice.method == "spatial" else 1)
+        assert nets.distance(expected, nets.run(rewritten, x=x)["y"]) <= 2e-4, choice
+
+
+@settings(PARITY, max_examples=25)
+@given(case=cases(), data=st.data())
+def test_cp_at_the_rank_that_loses_nothing_is_the_conv_transpose(case: Case, data: st.DataObject) -> None:
+    """By alternating least squares: a weight of one component, which rank one can give."""
+    shape = (case.groups * case.channels[0], case.channels[1], *case.kernel)
+    rng = np.random.default_rng(case.seed)
+    parts = [
+        math.prod(np.ix_(*(rng.uniform(0.5, 1.5, n) for n in (shape[0] // case.groups, *shape[1:]))))
+        for _ in range(case.groups)
+    ]
+    model, x = case.model(), case.input()
+    weight = numpy_helper.from_array(np.concatenate(parts).astype(np.float32), "w")
+    model.graph.initializer[0].CopyFrom(weight)
+    expected = nets.run(model, x=x)["y"]
+    methods = [method for method in applicable(find_sites(model)[0]) if method.startswith("cp")]
+    assume(methods)
+    choice = Choice(data.draw(st.sampled_from(methods)), Ranks(1, 1))
+    rewritten = rewrite(model, plan=Plan({"up": choice})).model
+    assert nets.distance(expected, nets.run(rewritten, x=x)["y"]) <= 1e-3
+
+
+@settings(PARITY, max_examples=40)
+@given(case=cases(), data=st.data())
+def test_at_any_rank_a_chain_is_the_conv_transpose_its_factors_compose_to(
+    case: Case, data: st.DataObject
+) -> None:
+    case = dataclasses.replace(case, batchnorm=False)
+    assume(math.prod(case.kernel) > 1)
+    ranks = Ranks(*(data.draw(st.integers(1, channels)) for channels in case.channels))
+    model, x = case.model(), case.input()
+    rewritten = rewrite(model, plan=Plan({"up": Choice("tucker2", ranks)})).model
+    links, values = nets.chain(rewritten, "up"), nets.constants(rewritten)
+    # Of ConvTranspose the first mode is the input's, of Conv the output's; each holds the groups in turn.
+    core, into, out = (np.split(values[links[r].input[1]], case.groups) for r in ("core", "in", "out"))
+    composed = np.concatenate(
+        [
+            np.einsum("rs...,rc,ds->cd...", g, v.reshape(v.shape[:2]), u.reshape(u.shape[:2]))
+            for g, v, u in zip(core, into, out, strict=True)
+        ]
+    )
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(composed.astype(np.float32), "w"))
+    expected = nets.run(model, x=x)["y"]
+    assume(np.sqrt(np.mean(expected**2)) > 0.1)
+    assert nets.distance(expected, nets.run(rewritten, x=x)["y"]) <= 1e-5
+
+
+def counted_macs(model: ModelProto) -> int:
+    """Multiply-accumulates of all nodes, from inferred shapes and stored weights."""
+    graph = shape_inference.infer_shapes(model, strict_mode=True).graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+    weights = {t.name: math.prod(t.dims) for t in graph.initializer}
+    total = 0
+    for node in graph.node:
+        batch, _, *spatial = sizes[node.output[0] if node.op_type == "Conv" else node.input[0]]
+        total += batch * math.prod(spatial) * weights[node.input[1]]
+    return total
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        None,
+        Choice("tucker2", Ranks(3, 2)),
+        Choice("tucker1", Ranks(3, None)),
+        Choice("tucker1", Ranks(None, 2)),
+        Choice("spatial", Ranks(4, 4)),
+        Choice("cp", Ranks(5, 5)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_costs_are_those_of_the_nodes(choice: Choice | None, groups: int) -> None:
+    attributes = f"strides=[2,3], pads=[1,0,0,1], output_padding=[1,0], group={groups}"
+    text = f"""g (float[2,8,5,7] x) => (float[2,{6 * groups},11,19] y) {{
+      [up] y = ConvTranspose <{attributes}> (x, w)
+    }}"""
+    model = nets.model(text, w=nets.weight(8, 6, 3, 2))
+    (site,) = find_sites(model)
+    if choice is None:
+        assert (site.macs, site.params) == (counted_macs(model), 8 * 6 * 6)
+        return
+    rewritten = rewrite(model, plan=Plan({"up": choice})).model
+    assert chain_macs(site, choice) == counted_macs(rewritten)
+    assert chain_params(site, choice) == sum(math.prod(t.dims) for t in rewritten.graph.initializer)
