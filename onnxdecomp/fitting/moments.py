@@ -72,7 +72,7 @@ def _spread(x: NDArray[Any], steps: tuple[int, ...]) -> NDArray[Any]:
     """The values of x that many steps apart on each axis, zeros between them."""
     sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], steps, strict=True)]
     wide = np.zeros((*x.shape[:2], *sizes), x.dtype)
-    wide[(..., *(slice(None, None, step) for step in steps))] = x
+    wide[(slice(None), slice(None), *(slice(None, None, step) for step in steps))] = x
     return wide
 
 
@@ -81,7 +81,9 @@ def _padded(x: NDArray[Any], pads: Sequence[tuple[int, int]]) -> NDArray[Any]:
     if not any(map(any, pads)):
         return x
     kept = [slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(pads, x.shape[2:], strict=True)]
-    return np.pad(x[(..., *kept)], [(0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in pads)])
+    return np.pad(
+        x[(slice(None), slice(None), *kept)], [(0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in pads)]
+    )
 
 
 def flattened(weight: Floats, groups: int) -> list[Floats]:
