@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -182,6 +183,31 @@ def run(proto: ModelProto, **feeds: np.ndarray) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def conv_macs(proto: ModelProto, feeds: dict[str, np.ndarray]) -> tuple[float, int]:
+    """Multiply-accumulates of all convolutions, from ONNX's own shape inference, and how many there are.
+
+    Every weight is met at each position of a Conv's output, of a ConvTranspose's input.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for value in copy.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, feeds[value.name].shape, strict=True):
+            dim.dim_value = size
+    for value in copy.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(copy).graph
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in (*graph.input, *graph.value_info, *graph.output)
+    }
+    weights = {t.name: t.dims for t in graph.initializer}
+    convs = [node for node in graph.node if node.op_type in CONVS]
+    places = [shapes[n.output[0] if n.op_type == "Conv" else n.input[0]] for n in convs]
+    return float(
+        sum(math.prod([*at, *weights[n.input[1]][1:]]) for at, n in zip(places, convs, strict=True))
+    ), len(convs)
 
 
 def run_in_reference(proto: ModelProto, **feeds: np.ndarray) -> dict[str, np.ndarray]:
