@@ -155,5 +155,5 @@ def test_a_net_at_full_rank_is_the_same_and_fitted_it_is_nearer_than_plain(name:
         return nets.distance(expected, nets.run(done.model, x=fresh)["y"])
 
     assert distance(nets.FULL_RANK, None) <= 2e-4
-    samples = open_samples([{"x": inputs(96, 1)}], proto)
+    samples = open_samples([{"x": inputs(64, 1)}], proto)
     assert distance("0.4", samples) < 0.8 * distance("0.4", None)

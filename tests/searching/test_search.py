@@ -139,9 +139,7 @@ UP = """m (float[N,24,6,6] x) => (float[N,16,12,12] y) {
 def test_a_conv_transpose_is_weighed_with_the_convs() -> None:
     arrays = {"w1": nets.weight(24, 24, 3, 3), "w2": nets.weight(24, 16, 4, 4), "b": nets.signal(16)}
     proto, samples = nets.model(UP, **arrays), nets.structured(48, 24, 6, 6, seed=1)
-    found = search(
-        proto, Goal("macs", 0.3), samples=samples, cost="macs", policy=Policy(align=4, min_channels=8)
-    )
+    found = search(proto, Goal("macs", 0.3), samples=samples, cost="macs", policy=Policy(min_channels=8))
     assert found.best is not None and set(found.best.plan.sites) == {"one", "up"}
     (before, _), (after, _) = (
         nets.conv_macs(each, {"x": samples[:1]})
