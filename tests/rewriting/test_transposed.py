@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import nets
 import numpy as np
 import onnx
@@ -217,3 +218,49 @@ def test_costs_are_those_of_the_nodes(choice: Choice | None, groups: int) -> Non
     rewritten = rewrite(model, plan=Plan({"up": choice})).model
     assert chain_macs(site, choice) == nets.conv_macs(rewritten, feeds)[0]
     assert chain_params(site, choice) == sum(math.prod(t.dims) for t in rewritten.graph.initializer)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "most"), [(np.float64, 1e-6), (np.float16, 3e-3), (ml_dtypes.bfloat16, 2e-2)], ids=str
+)
+def test_full_rank_is_the_conv_transpose_within_the_rounding_of_its_type(dtype: Any, most: float) -> None:
+    name = {"float64": "double"}.get(np.dtype(dtype).name, np.dtype(dtype).name)
+    text = f"""m ({name}[1,8,5,5] x) => ({name}[1,6,10,10] y) {{
+      [up] y = ConvTranspose <strides=[2,2], pads=[1,1,1,1]> (x, w)
+    }}"""
+    model = nets.model(text, w=nets.weight(8, 6, 4, 4, dtype=dtype))
+    x = nets.signal(1, 8, 5, 5, dtype=dtype)
+    rewritten = rewrite(model, nets.FULL_RANK, policy=nets.ANYTHING).model
+    expected, found = (nets.run_in_reference(each, x=x) for each in (model, rewritten))
+    assert len(rewritten.graph.node) == 3 and nets.farthest(expected, found) <= most
+
+
+def test_a_weight_that_a_conv_and_a_conv_transpose_share_becomes_a_chain_of_each() -> None:
+    """Tied, as in an autoencoder: for one its first mode is the output, for the other the input."""
+    text = """m (float[1,8,6,6] x) => (float[1,8,6,6] y) {
+      [down] a = Conv <pads=[1,1,1,1]> (x, w)
+      [up] y = ConvTranspose <pads=[1,1,1,1]> (a, w)
+    }"""
+    model, x = nets.model(text, w=nets.weight(16, 8, 3, 3)), nets.signal(1, 8, 6, 6)
+    rewritten = rewrite(model, nets.FULL_RANK, policy=nets.ANYTHING).model
+    nets.assert_nothing_lost(model, rewritten)
+    assert len(rewritten.graph.initializer) == len(rewritten.graph.node) == 6
+    assert nets.farthest(nets.run(model, x=x), nets.run(rewritten, x=x)) <= 2e-4
+
+
+def test_a_conv_transpose_in_a_function_hands_its_callers_attributes_to_the_core() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17, "local" : 1]>
+    g (float[1,4,8,8] x) => (float[1,6,18,18] y) { y = local.block <step = [2,2], more = [1,1]> (x) }
+    <domain: "local", opset_import: ["" : 17]>
+    block <step, more> (a) => (b) {
+      [up] b = ConvTranspose <strides: ints = @step, output_padding: ints = @more> (a, w)
+    }"""
+    model, x = nets.model(text), nets.signal(1, 4, 8, 8)
+    weight = numpy_helper.from_array(nets.weight(4, 6, 3, 3), "w")
+    model.functions[0].node.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
+    (site,) = find_sites(model)
+    assert applicable(site) == ("tucker2", "tucker1")
+    rewritten = rewrite(model, nets.FULL_RANK, policy=nets.ANYTHING).model
+    core = nets.chain(rewritten, "local.block/up")["core"]
+    assert [each.ref_attr_name for each in core.attribute] == ["step", "more"]
+    assert nets.farthest(nets.run(model, x=x), nets.run(rewritten, x=x)) <= 2e-4
