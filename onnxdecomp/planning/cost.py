@@ -40,7 +40,7 @@ def macs_ratio(site: Site, choice: Choice) -> float:
     output of a ConvTranspose as many times its input.
     """
     before, after = site.sizes or _usual_sizes(site)
-    if not math.prod(after):
+    if not math.prod((*before, *after)):
         before, after = _usual_sizes(site)
     own = math.prod(before if site.adjoint else after) * (site.params or 1)
     return _macs(site, choice, before, after) / own

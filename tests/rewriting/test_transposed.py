@@ -18,7 +18,7 @@ from nets import rewrite
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxdecomp import Choice, Plan, Ranks, Site, find_sites
-from onnxdecomp.planning import applicable, chain_macs, chain_params, rank_limits
+from onnxdecomp.planning import applicable, chain_macs, chain_params, macs_ratio, rank_limits
 
 PARITY = settings(derandomize=True, deadline=None, database=None, max_examples=35)
 
@@ -218,6 +218,17 @@ def test_costs_are_those_of_the_nodes(choice: Choice | None, groups: int) -> Non
     rewritten = rewrite(model, plan=Plan({"up": choice})).model
     assert chain_macs(site, choice) == nets.conv_macs(rewritten, feeds)[0]
     assert chain_params(site, choice) == sum(math.prod(t.dims) for t in rewritten.graph.initializer)
+
+
+@pytest.mark.parametrize("sizes", [None, ((1, 0, 6), (1, 3, 12))], ids=["unknown", "empty"])
+def test_without_sizes_the_output_is_as_many_times_the_input_as_the_strides_say(sizes: Any) -> None:
+    text = """m (float[2,24,6,6] x) => (float[2,16,12,12] y) {
+      [up] y = ConvTranspose <strides=[2,2], pads=[1,1,1,1]> (x, w)
+    }"""
+    (site,) = find_sites(nets.model(text, w=nets.weight(24, 16, 4, 4)))
+    choice = Choice("tucker2", Ranks(8, 8))
+    expected = (24 * 8 + 16 * 8 * 8 + 4 * 8 * 16) / (16 * 24 * 16)
+    assert macs_ratio(site, choice) == macs_ratio(dataclasses.replace(site, sizes=sizes), choice) == expected
 
 
 @pytest.mark.parametrize(
