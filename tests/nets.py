@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -184,6 +185,31 @@ def run(proto: ModelProto, **feeds: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
+def conv_macs(proto: ModelProto, feeds: dict[str, np.ndarray]) -> tuple[float, int]:
+    """Multiply-accumulates of all convolutions, from ONNX's own shape inference, and how many there are.
+
+    Every weight is met at each position of a Conv's output, of a ConvTranspose's input.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for value in copy.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, feeds[value.name].shape, strict=True):
+            dim.dim_value = size
+    for value in copy.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(copy).graph
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in (*graph.input, *graph.value_info, *graph.output)
+    }
+    weights = {t.name: t.dims for t in graph.initializer}
+    convs = [node for node in graph.node if node.op_type in CONVS]
+    places = [shapes[n.output[0] if n.op_type == "Conv" else n.input[0]] for n in convs]
+    return float(
+        sum(math.prod([*at, *weights[n.input[1]][1:]]) for at, n in zip(places, convs, strict=True))
+    ), len(convs)
+
+
 def run_in_reference(proto: ModelProto, **feeds: np.ndarray) -> dict[str, np.ndarray]:
     """The outputs by name, from ONNX's reference evaluator, which knows every float type."""
     onnx.checker.check_model(proto)
@@ -208,6 +234,7 @@ def farthest(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray]) -> 
 # What remains of two models once what may differ is taken out of them
 # ---------------------------------------------------------------------
 
+CONVS = ("Conv", "ConvTranspose")
 MARK = re.compile(r"/(tucker|svd)_(in|core|out)(\.|_|$)")
 
 
@@ -222,7 +249,7 @@ def assert_nothing_lost(original: ModelProto, rewritten: ModelProto) -> None:
     norms = {n.output[0]: n for n in nodes(original) if n.op_type == "BatchNormalization"}
     folded = [node for name, node in norms.items() if name in ends]
     conv_outputs = (ends - norms.keys()) | {node.input[0] for node in folded}
-    convs = [n for n in nodes(original) if n.op_type == "Conv" and n.output[0] in conv_outputs]
+    convs = [n for n in nodes(original) if n.op_type in CONVS and n.output[0] in conv_outputs]
     assert convs
     dead = _dead_constants(original, rewritten, convs + folded)
     vanished = dead | (conv_outputs - ends)

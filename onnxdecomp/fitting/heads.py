@@ -65,7 +65,7 @@ def find_head(anchor: Anchor, folder: Path, *, ir_version: int, freeze: bool) ->
             return "its bias has a row for each sample"
         bias = np.broadcast_to(values.reshape(-1), (outputs,)).copy()
     output = anchor.output
-    if anchor.site.op == "Conv":
+    if not anchor.site.linear:
         return Head(anchor=anchor, output=output, bias=bias, alpha=1.0, beta=1.0, centred=True)
     scales = {a.name: a.f for a in anchor.node.attribute if a.name in ("alpha", "beta")}
     alpha, beta = scales.get("alpha", 1.0), scales.get("beta", 1.0)
@@ -79,12 +79,17 @@ def blocks(
     head: Head, weight: Floats, x: Array, y: Array, groups: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Patches (n, P) and products (n, D) of one run, block by block, the groups of each block in turn."""
-    node = head.anchor.node
-    if head.anchor.site.op != "Conv":
+    node, site = head.anchor.node, head.anchor.site
+    if site.linear:
         turned = attribute(node, "transA")
         x = (x.T if turned is not None and turned.i else x).reshape(-1, weight.shape[1])
         y = y.reshape(-1, weight.shape[0])
-    geometry = _geometry(node, weight.shape[2:], x.shape[2:])
+    kernel, sizes = weight.shape[2:], x.shape[2:]
+    geometry = (
+        _adjoint_geometry(node, kernel, sizes, y.shape[2:])
+        if site.adjoint
+        else _geometry(node, kernel, sizes)
+    )
     products = np.moveaxis(y, 1, -1).astype(np.float32) - np.float32(head.beta) * head.bias.astype(np.float32)
     products = products.reshape(-1, weight.shape[0]) / np.float32(head.alpha)
     width, depth = x.shape[1] // groups, weight.shape[0] // groups
@@ -104,8 +109,7 @@ def _geometry(node: NodeProto, kernel: tuple[int, ...], sizes: tuple[int, ...]) 
     dilations = ints(node, "dilations") or (1,) * axes
     explicit = ints(node, "pads") or (0,) * (2 * axes)
     pads = tuple(zip(explicit[:axes], explicit[axes:], strict=True))
-    found = attribute(node, "auto_pad")
-    auto = found.s.decode() if found is not None else "NOTSET"
+    auto = _auto_pad(node)
     if auto == "VALID":
         pads = ((0, 0),) * axes
     elif auto.startswith("SAME"):
@@ -117,3 +121,31 @@ def _geometry(node: NodeProto, kernel: tuple[int, ...], sizes: tuple[int, ...]) 
         halves = [(lack // 2, lack - lack // 2) for lack in lacking]
         pads = tuple((b, a) if auto == "SAME_LOWER" else (a, b) for a, b in halves)
     return Geometry(kernel=kernel, strides=strides, dilations=dilations, pads=pads)
+
+
+def _auto_pad(node: NodeProto) -> str:
+    found = attribute(node, "auto_pad")
+    return found.s.decode() if found is not None else "NOTSET"
+
+
+def _adjoint_geometry(
+    node: NodeProto, kernel: tuple[int, ...], inputs: tuple[int, ...], outputs: tuple[int, ...]
+) -> Geometry:
+    """The geometry of a ConvTranspose from inputs to outputs of these sizes (operator ConvTranspose).
+
+    Its pads take away from the output that all inputs spread to; where the output's size is given, or follows
+    from SAME, they are what is too much.
+    """
+    ones = (1,) * len(kernel)
+    strides, dilations = ints(node, "strides") or ones, ints(node, "dilations") or ones
+    cuts = ints(node, "pads") or (0,) * len(kernel)
+    more = ints(node, "output_padding") or (0,) * len(kernel)
+    auto, pads = _auto_pad(node), []
+    for i, (size, out) in enumerate(zip(inputs, outputs, strict=True)):
+        wide, reach = (size - 1) * strides[i] + 1, (kernel[i] - 1) * dilations[i]
+        cut = 0 if auto == "VALID" else cuts[i]
+        if auto.startswith("SAME") or attribute(node, "output_shape") is not None:
+            surplus = max(wide + reach + more[i] - out, 0)
+            cut = surplus // 2 if auto == "SAME_UPPER" else surplus - surplus // 2
+        pads.append((reach - cut, out + cut - wide))
+    return Geometry(kernel=kernel, strides=ones, dilations=dilations, pads=tuple(pads), spread=strides)

@@ -25,17 +25,21 @@ _BLOCK = 1 << 27
 class Geometry:
     """How a convolution meets its input, one entry per spatial axis (ONNX operator Conv).
 
+    A ConvTranspose does as a Conv of stride 1 whose inputs are spread among zeros, its taps backwards.
+
     Attributes:
         kernel: sizes.
         strides: of the output positions.
         dilations: between the taps.
-        pads: zeros (before, after) each axis.
+        pads: zeros (before, after) each axis; below 0 so many values are left out.
+        spread: of a ConvTranspose, how far apart its inputs come to lie: its strides. None for a Conv.
     """
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads: tuple[tuple[int, int], ...]
+    spread: tuple[int, ...] | None = None
 
 
 def patches(x: NDArray[Any], geometry: Geometry) -> Iterator[NDArray[np.float32]]:
@@ -50,16 +54,36 @@ def patches(x: NDArray[Any], geometry: Geometry) -> Iterator[NDArray[np.float32]
     """
     axes = len(geometry.kernel)
     spans = [1 + (k - 1) * d for k, d in zip(geometry.kernel, geometry.dilations, strict=True)]
-    padded = np.pad(x, [(0, 0), (0, 0), *geometry.pads]) if any(map(any, geometry.pads)) else x
+    padded = _padded(x if geometry.spread is None else _spread(x, geometry.spread), geometry.pads)
     windows = sliding_window_view(padded, spans, axis=tuple(range(2, 2 + axes))) if axes else padded
     steps = [slice(None, None, step) for step in (*geometry.strides, *geometry.dilations)]
     windows = windows[(slice(None), slice(None), *steps)]
     ordered = np.moveaxis(windows, 1, -1)  # N, *positions, *kernel, C
+    if geometry.spread is not None:
+        ordered = np.flip(ordered, tuple(range(1 + axes, 1 + 2 * axes)))
     taps = math.prod(geometry.kernel)
     step = max(1, _BLOCK // max(4 * math.prod(ordered.shape[1:]), 1))
     for start in range(0, len(ordered), step):
         block = ordered[start : start + step]
         yield np.ascontiguousarray(block, np.float32).reshape(-1, taps, x.shape[1])
+
+
+def _spread(x: NDArray[Any], steps: tuple[int, ...]) -> NDArray[Any]:
+    """The values of x that many steps apart on each axis, zeros between them."""
+    sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], steps, strict=True)]
+    wide = np.zeros((*x.shape[:2], *sizes), x.dtype)
+    wide[(slice(None), slice(None), *(slice(None, None, step) for step in steps))] = x
+    return wide
+
+
+def _padded(x: NDArray[Any], pads: Sequence[tuple[int, int]]) -> NDArray[Any]:
+    """With zeros around the spatial axes, or less where that many are below 0."""
+    if not any(map(any, pads)):
+        return x
+    kept = [slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(pads, x.shape[2:], strict=True)]
+    return np.pad(
+        x[(slice(None), slice(None), *kept)], [(0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in pads)]
+    )
 
 
 def flattened(weight: Floats, groups: int) -> list[Floats]:

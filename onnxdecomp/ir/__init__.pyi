@@ -48,6 +48,7 @@ from .tensors import all_tensors as all_tensors
 from .tensors import extent as extent
 from .tensors import is_external as is_external
 from .tensors import read as read
+from .turning import turned as turned
 from .weights import FORWARDERS as FORWARDERS
 from .weights import Constant as Constant
 from .weights import find_constant as find_constant

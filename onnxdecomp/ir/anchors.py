@@ -1,4 +1,4 @@
-"""From a node to its anchor: what is known of a Conv, Gemm or MatMul where it stands."""
+"""From a node to its anchor: what is known of a convolution, Gemm or MatMul where it stands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx import NodeProto
 from onnxdecomp.ir.batchnorm import find_batchnorm
 from onnxdecomp.ir.graph import Scope, Uses, attribute, flag, ints, is_onnx_op
 from onnxdecomp.ir.shapes import InferredShapes, Shape
-from onnxdecomp.ir.sites import FLOAT_TYPES, LINEAR_OPS, Anchor, Site
+from onnxdecomp.ir.sites import CONV_OPS, FLOAT_TYPES, LINEAR_OPS, Anchor, Site
 from onnxdecomp.ir.tensors import type_name
 from onnxdecomp.ir.weights import Constant, find_constant
 
@@ -39,8 +39,9 @@ class Tables:
 
 
 def conv_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anchor | None:
-    """The anchor of a Conv, whether it can be decomposed or not; None for any other node."""
-    if not (is_onnx_op(node, "Conv") and len(node.input) >= 2 and node.output):
+    """The anchor of a Conv or ConvTranspose, whether it can be decomposed or not; None for any other node."""
+    op = next((op for op in CONV_OPS if is_onnx_op(node, op)), None)
+    if op is None or len(node.input) < 2 or not node.output:
         return None
     shapes = tables.shapes
     weight = tables.constant(scope, node.input[1])
@@ -51,25 +52,33 @@ def conv_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anch
     group = attribute(node, "group")
     groups = None if group is not None and group.ref_attr_name else (group.i if group is not None else 1)
     shape = constant.shape if constant else _owner_shape(scope, node.input[1], shapes)
-    channels = (shape[1] * groups, shape[0]) if shape and groups and len(shape) > 2 else None
+    channels = _channels(op, shape, groups) if shape and groups and len(shape) > 2 else None
     kernel = shape[2:] if shape and len(shape) > 2 else (ints(node, "kernel_shape") or ())
     strides = ints(node, "strides") or (1,) * len(kernel)
     site = Site(
         name=scope.path + key,
-        op="Conv",
+        op=op,
         dtype=FLOAT_TYPES.get(constant.data_type) if constant else None,
         kernel=kernel,
         channels=channels,
         groups=groups,
         strides=strides,
         sizes=_sizes(input_shape, output_shape),
-        separable=len(strides) == len(kernel) and not any(a.ref_attr_name for a in node.attribute),
-        obstacle=weight if isinstance(weight, str) else _obstacle(weight, groups),
+        separable=len(strides) == len(kernel)
+        and not any(a.ref_attr_name or a.name == "output_shape" for a in node.attribute),
+        obstacle=weight if isinstance(weight, str) else _obstacle(weight, groups, channels),
     )
     fold = None
-    if tables.fold_bn and constant is not None:
-        fold = find_batchnorm(scope, node, constant, tables.uses, tables.ir_version, tables.freeze)
+    if tables.fold_bn and constant is not None and channels is not None:
+        fold = find_batchnorm(scope, node, channels[1], tables.uses, tables.ir_version, tables.freeze)
     return Anchor(site=site, scope=scope, node=node, weight=constant, batchnorm=fold)
+
+
+def _channels(op: str, shape: tuple[int, ...], groups: int) -> tuple[int, int]:
+    """Input and output channels, by the shape of the stored weight: its second mode is that of one group."""
+    if op == "ConvTranspose":
+        return shape[0], shape[1] * groups
+    return shape[1] * groups, shape[0]
 
 
 def _owner_path(scope: Scope, name: str) -> str:
@@ -137,8 +146,8 @@ def _set_by_caller(node: NodeProto, name: str) -> bool:
     return found is not None and bool(found.ref_attr_name)
 
 
-def _obstacle(weight: Constant, groups: int | None) -> str | None:
-    """Why a Conv with a constant weight cannot be decomposed whatever the ranks, or None."""
+def _obstacle(weight: Constant, groups: int | None, channels: tuple[int, int] | None) -> str | None:
+    """Why a convolution with a constant weight cannot be decomposed whatever the ranks, or None."""
     if weight.data_type not in FLOAT_TYPES:
         return f"its weight is {type_name(weight.data_type)}, not a floating-point type"
     if groups is None:
@@ -146,6 +155,6 @@ def _obstacle(weight: Constant, groups: int | None) -> str | None:
     if len(weight.shape) < 3 or min(weight.shape) < 1 or groups < 1 or weight.shape[0] % groups:
         shape = "×".join(map(str, weight.shape))
         return f"its weight of shape {shape} does not fit {groups} groups; the file is damaged"
-    if weight.shape[1] == 1 and groups > 1:
+    if groups > 1 and channels is not None and channels[0] == groups:
         return "depthwise: each group has a single input channel"
     return None

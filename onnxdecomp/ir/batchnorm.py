@@ -1,4 +1,4 @@
-"""BatchNormalization after a Conv, as one weight and one bias.
+"""BatchNormalization after a convolution, as one weight and one bias.
 
 In inference y = (x − mean) · scale / √(var + ε) + B per channel (ONNX operator BatchNormalization), so a
 Conv in front of it can take the factor s = scale / √(var + ε) into its output channels and the rest into
@@ -46,9 +46,9 @@ class BatchNorm:
 
 
 def find_batchnorm(
-    scope: Scope, conv: NodeProto, weight: Constant, uses: Uses, ir_version: int, freeze: bool
+    scope: Scope, conv: NodeProto, outputs: int, uses: Uses, ir_version: int, freeze: bool
 ) -> BatchNorm | None:
-    """The BatchNormalization that can be folded into `conv`, or None.
+    """The BatchNormalization that can be folded into `conv`, which has that many `outputs`, or None.
 
     It must stand in the same scope, read nothing but the Conv's output and constants, be its only reader,
     and run in inference mode; the Conv's output must not be needed elsewhere.
@@ -62,7 +62,7 @@ def find_batchnorm(
     names = [*node.input[1:5], *filter(None, conv.input[2:3])]
     found = [find_constant(scope, name, ir_version=ir_version, freeze=freeze) for name in names]
     parameters = tuple(constant for constant in found if isinstance(constant, Constant))
-    if len(parameters) != len(names) or any(p.shape != weight.shape[:1] for p in parameters):
+    if len(parameters) != len(names) or any(p.shape != (outputs,) for p in parameters):
         return None
     if any(p.data_type not in _NUMERIC for p in parameters):
         return None

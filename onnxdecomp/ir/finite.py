@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from onnxdecomp.errors import OnnxdecompError
 from onnxdecomp.ir.sites import Anchor
+from onnxdecomp.ir.turning import turned
 from onnxdecomp.ir.weights import Constant
 
 
@@ -36,7 +37,7 @@ def read_finite_weight(anchor: Anchor, folder: Path) -> NDArray[np.float64]:
     """
     values = finite_values(anchor.constant, folder)
     if anchor.transposed:
-        values = np.ascontiguousarray(values.T)
+        values = turned(values, anchor.site.groups or 1)
     if anchor.batchnorm is None:
         return values
     scale, bias = anchor.batchnorm.affine(folder)

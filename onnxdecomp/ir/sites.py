@@ -1,4 +1,4 @@
-"""Sites: a Conv or a product with a constant matrix: geometry, cost, obstacles, and where it stands."""
+"""Sites: a Conv, a ConvTranspose or a product with a constant matrix: geometry, cost, obstacles, place."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ FLOAT_TYPES: dict[int, str] = {
 }
 
 
+CONV_OPS = ("Conv", "ConvTranspose")
 LINEAR_OPS = ("Gemm", "MatMul")
 
 
 @abridged
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """One Conv (ONNX operator Conv, any rank), Gemm or MatMul with a constant right-hand side, and its cost.
+    """One Conv or ConvTranspose (any rank), Gemm or MatMul with a constant right-hand side, and its cost.
 
     An example is in docs/python.md under "Looking into a model".
 
     Attributes:
         name: unique key in the model: the path of its subgraph or function, then the node's name if that
             is unique and not empty, else its output tensor.
-        op: "Conv", "Gemm" or "MatMul".
+        op: "Conv", "ConvTranspose", "Gemm" or "MatMul".
         dtype: element type of the weight, None where it is not known.
         kernel: spatial sizes of the kernel, empty for a matrix product or where the shape is not known.
-        channels: input and output channels of the whole Conv, or rows and columns of the matrix; None where
-            not known.
+        channels: input and output channels of the whole convolution, or rows and columns of the matrix; None
+            where not known.
         groups: number of channel groups, None where a function's caller sets it.
-        strides: one per spatial dimension.
+        strides: one per spatial dimension; of a ConvTranspose they are those of its output.
         sizes: batch and spatial sizes of the input and of the output, for a matrix product its number of
             rows; None where shapes are not known.
         separable: whether its geometry is known axis by axis, and so can be shared out among convolutions.
@@ -59,6 +60,16 @@ class Site:
     obstacle: str | None
 
     @property
+    def linear(self) -> bool:
+        """Whether it is a matrix product, whose channels come last."""
+        return self.op in LINEAR_OPS
+
+    @property
+    def adjoint(self) -> bool:
+        """Whether it spreads every value of its input over the output: a ConvTranspose, a Conv's adjoint."""
+        return self.op == "ConvTranspose"
+
+    @property
     def group_channels(self) -> tuple[int, int]:
         """Input and output channels of one group."""
         if self.channels is None or not self.groups:
@@ -74,10 +85,13 @@ class Site:
 
     @property
     def macs(self) -> int | None:
-        """Multiply-accumulates of one run, None where shapes are not known."""
+        """Multiply-accumulates of one run, None where shapes are not known.
+
+        Every weight is met once at each position: of the output, in a ConvTranspose of the input.
+        """
         if self.sizes is None or self.params is None:
             return None
-        return math.prod(self.sizes[1]) * self.params
+        return math.prod(self.sizes[0 if self.adjoint else 1]) * self.params
 
     def to_dict(self) -> dict[str, Any]:
         """What the JSON of `inspect` says of the site itself."""
@@ -119,5 +133,5 @@ class Anchor:
 
     @property
     def transposed(self) -> bool:
-        """Whether the stored weight is (inputs, outputs): that of a MatMul, or of a Gemm without transB."""
-        return self.site.op == "MatMul" or (self.site.op == "Gemm" and not flag(self.node, "transB"))
+        """Whether inputs come first in the stored weight: all but a Conv's, and a Gemm's with transB."""
+        return self.site.op != "Conv" and not (self.site.op == "Gemm" and flag(self.node, "transB"))

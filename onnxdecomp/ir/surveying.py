@@ -41,12 +41,12 @@ class Survey:
 
     def without_linear(self, names: Container[str]) -> Survey:
         """The survey less the Gemm and MatMul sites among `names`."""
-        kept = tuple(a for a in self.anchors if a.site.op == "Conv" or a.site.name not in names)
+        kept = tuple(a for a in self.anchors if not a.site.linear or a.site.name not in names)
         return dataclasses.replace(self, anchors=kept)
 
 
 def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bool, linear: bool) -> Survey:
-    """Find every Conv of `model`: main graph, graphs inside nodes, local functions; no weight is read.
+    """Find every convolution of `model`: main graph, graphs inside nodes, local functions; no weight is read.
 
     Args:
         model: the model.

@@ -14,8 +14,8 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnxdecomp.factors import Chain, Floats
-from onnxdecomp.ir import Anchor
-from onnxdecomp.lowering.nodes import Wiring, chain_nodes, constant_tensor
+from onnxdecomp.ir import Anchor, turned
+from onnxdecomp.lowering.nodes import Wiring, chain_nodes, constant_tensor, link_op
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,8 +36,13 @@ class Lowered:
 
 
 def lower_weights(anchor: Anchor, chain: Chain, names: Sequence[str]) -> list[TensorProto]:
-    """The links' weights as tensors of the site's element type, oriented as its own weight is stored."""
-    values = (link.weight.T if anchor.transposed else link.weight for link in chain.links)
+    """The links' weights as tensors of the site's element type, oriented as their operators store them."""
+    values = (
+        turned(link.weight, link.groups)
+        if anchor.transposed and link_op(anchor.site.op, link) == anchor.site.op
+        else link.weight
+        for link in chain.links
+    )
     data_type = anchor.constant.data_type
     return [constant_tensor(name, array, data_type) for name, array in zip(names, values, strict=True)]
 

@@ -40,20 +40,25 @@ class Wiring:
     zeros: str | None = None
 
 
+def link_op(op: str, link: Link) -> str:
+    """The operator of a link in place of an `op`: a ConvTranspose's links without a kernel are Convs."""
+    return "Conv" if op == "ConvTranspose" and not link.axes else op
+
+
 def chain_nodes(node: NodeProto, links: Sequence[Link], wiring: Wiring) -> list[NodeProto]:
-    """The nodes of a chain in place of a Conv, Gemm or MatMul.
+    """The nodes of a chain in place of a Conv, ConvTranspose, Gemm or MatMul.
 
     Every node carries the original's domain, doc string and metadata.
     """
-    attributes = _conv_attributes if node.op_type == "Conv" else _linear_attributes
+    attributes = _linear_attributes if links[0].weight.ndim == 2 else _conv_attributes
     tensors = [gs.Variable(name) for name in (node.input[0], *wiring.inner, wiring.output)]
     graph = gs.Graph()
-    for i in range(len(links)):
+    for i, link in enumerate(links):
         added = wiring.bias if i == len(links) - 1 else wiring.zeros
         bias = [gs.Variable(added)] if added else []
         graph.nodes.append(
             gs.Node(
-                op=node.op_type,
+                op=link_op(node.op_type, link),
                 name=wiring.nodes[i],
                 inputs=[tensors[i], gs.Variable(wiring.weights[i]), *bias],
                 outputs=[tensors[i + 1]],
@@ -84,7 +89,7 @@ def _conv_attributes(conv: NodeProto, link: Link, *, first: bool, last: bool) ->
             return list(conv.attribute)
         return [*(found for found in conv.attribute if found.name != "group"), *group]
     shared = [helper.make_attribute("kernel_shape", link.weight.shape[2:])]
-    for name, neutral in (("strides", 1), ("dilations", 1), ("pads", 0)):
+    for name, neutral in (("strides", 1), ("dilations", 1), ("pads", 0), ("output_padding", 0)):
         values = ints(conv, name)
         if values is not None:
             kept = [v if i % spatial in link.axes else neutral for i, v in enumerate(values)]

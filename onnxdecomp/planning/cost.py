@@ -2,6 +2,7 @@
 
 A Tucker-2 chain of a Conv with C and D channels, kernel k and ranks R and S costs, per position,
 C·R at the input's positions and ∏k·R·S + S·D at the output's (Kim et al. 2016, arXiv:1511.06530, eq. 6).
+A ConvTranspose meets every weight at each position of its input, so there ∏k·R·S counts at the input's.
 """
 
 from __future__ import annotations
@@ -35,22 +36,30 @@ def chain_macs(site: Site, choice: Choice) -> int | None:
 def macs_ratio(site: Site, choice: Choice) -> float:
     """The chain's multiply-accumulates over the site's own.
 
-    Where shapes are not known, the input is taken to be as many times the output as the strides say.
+    Where shapes are not known, the input is taken to be as many times the output as the strides say, and the
+    output of a ConvTranspose as many times its input.
     """
-    before, after = site.sizes or ((1, *site.strides), (1,) * (1 + len(site.strides)))
-    if not math.prod(after):
-        before, after = (1, *site.strides), (1,) * (1 + len(site.strides))
-    return _macs(site, choice, before, after) / (math.prod(after) * (site.params or 1))
+    before, after = site.sizes or _usual_sizes(site)
+    if not math.prod((*before, *after)):
+        before, after = _usual_sizes(site)
+    own = math.prod(before if site.adjoint else after) * (site.params or 1)
+    return _macs(site, choice, before, after) / own
+
+
+def _usual_sizes(site: Site) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The least whole sizes of an input and output that differ by the strides."""
+    large, small = (1, *site.strides), (1,) * (1 + len(site.strides))
+    return (small, large) if site.adjoint else (large, small)
 
 
 def _macs(site: Site, choice: Choice, before: tuple[int, ...], after: tuple[int, ...]) -> int:
-    """Each link costs its parameters at every position of its output.
+    """Each link costs its parameters at every position of its output, that of a ConvTranspose of its input.
 
     `before` and `after` are (batch, *spatial): a link takes over the output's size on the axes it is wide on.
     """
-    sizes, total = list(before), 0
+    sizes, total = before, 0
     for link in links(site, choice):
-        for axis in link.axes:
-            sizes[1 + axis] = after[1 + axis]
-        total += math.prod(sizes) * link.params(site.kernel)
+        reached = tuple(after[i] if i - 1 in link.axes else size for i, size in enumerate(sizes))
+        total += math.prod(sizes if site.adjoint else reached) * link.params(site.kernel)
+        sizes = reached
     return total

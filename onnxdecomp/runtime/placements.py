@@ -12,7 +12,7 @@ from onnxdecomp.ir import scratch_folder
 from onnxdecomp.runtime.session import Engine, onnxruntime, open_session
 
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
-CONVS = ("Conv", "FusedConv", "NhwcFusedConv")
+CONVS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose")
 REORDERS = ("ReorderInput", "ReorderOutput")
 
 

@@ -31,6 +31,7 @@ _INSIDE = "they are inside functions, loops or scans, where a run does not look"
 # Graphs that are run for the sizes in them, the main graph first.
 _MOST_PLACES = 32
 _LARGE = "models above 2 GB are not run for them"
+_ASTRAY = "shape inference goes astray there, in ONNX Runtime too"
 
 
 def with_sizes(found: Survey, input_shapes: InputShapes, feeds: Feeds | None = None) -> Survey:
@@ -59,7 +60,8 @@ def with_sizes(found: Survey, input_shapes: InputShapes, feeds: Feeds | None = N
         what = "random inputs" if feeds is None else "the first sample"
         seen = _noted(seen, f"the sizes of {len(dark) - len(left)} sites are those of a run on {what}")
     if left:
-        why = _LARGE if found.model.nbytes() > PROTOBUF_LIMIT else _INSIDE
+        inside = _INSIDE if all(anchor.scope.path for anchor in left) else _ASTRAY
+        why = _LARGE if found.model.nbytes() > PROTOBUF_LIMIT else inside
         seen = _noted(seen, unknown(len(left), problem or why))
     return seen
 
@@ -184,8 +186,11 @@ def _run(model: Model, place: _Place, names: Sequence[str], feeds: Feeds) -> dic
 
 def _sized(anchor: Anchor, shapes: Mapping[str, tuple[int, ...]]) -> Anchor:
     before, after = (shapes[name] for name in (anchor.node.input[0], anchor.node.output[0]))
-    if anchor.site.op == "Conv":
-        sizes = ((before[0], *before[2:]), (after[0], *after[2:]))
-    else:
+    sizes: tuple[tuple[int, ...], tuple[int, ...]]
+    if anchor.site.linear:
         sizes = ((math.prod(after[:-1]),),) * 2
+    elif len(before) == len(after):
+        sizes = ((before[0], *before[2:]), (after[0], *after[2:]))
+    else:  # onnx gives up halfway on a ConvTranspose whose output_shape is smaller than its input
+        return anchor
     return dataclasses.replace(anchor, site=dataclasses.replace(anchor.site, sizes=sizes))

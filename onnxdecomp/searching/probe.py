@@ -221,6 +221,7 @@ def changed(
         shift = shifts[group]
         rows[group].append(change if shift is None else change + shift.astype(np.float32))
     whole = np.concatenate([np.concatenate(parts) for parts in rows], axis=1) * np.float32(head.alpha)
-    moved = np.moveaxis(y, 1, -1) if head.anchor.site.op == "Conv" else y
+    linear = head.anchor.site.linear
+    moved = y if linear else np.moveaxis(y, 1, -1)
     result = moved + whole.reshape(moved.shape).astype(y.dtype)
-    return np.ascontiguousarray(np.moveaxis(result, -1, 1) if head.anchor.site.op == "Conv" else result)
+    return np.ascontiguousarray(result if linear else np.moveaxis(result, -1, 1))

@@ -16,6 +16,7 @@ SITE = Column(title="site", holds="names")
 
 def geometry(site: Site) -> tuple[str, str]:
     """Kernel and channels in words."""
-    kernel = "×".join(map(str, site.kernel)) or (UNKNOWN if site.op == "Conv" else site.op)
+    kernel = "×".join(map(str, site.kernel)) or (site.op if site.linear else UNKNOWN)
+    kernel += " transposed" if site.adjoint else ""
     channels = f"{site.channels[0]}→{site.channels[1]}" if site.channels else UNKNOWN
     return kernel, channels + (f" /{site.groups}" if site.groups not in (1, None) else "")

@@ -77,7 +77,8 @@ def align(profiles: Sequence[Profile]) -> list[Layer]:
     """Layers of the first model beside those of the others, in the first one's order; theirs alone come last.
 
     A kernel of another model belongs to the layer that computes the nearest tensor behind it which the first
-    model has too: that is how the links of a chain find their Conv.
+    model has too: that is how the links of a chain find their Conv. What is fused into a kernel goes with it:
+    the last 1×1 of a chain takes in the Relu that a ConvTranspose leaves to itself.
     """
     first = profiles[0]
     kernel_of = _members(first)
@@ -91,9 +92,10 @@ def align(profiles: Sequence[Profile]) -> list[Layer]:
     rows[CONVERSIONS] = [[kernel for kernel in first.kernels if kernel.op in REORDERS]]
     rows[CONVERSIONS] += [[] for _ in profiles[1:]]
     for m, other in enumerate(profiles[1:], 1):
-        nearest = _nearest(other.graph, home)
-        for kernel in other.kernels:
-            place = nearest[kernel.owner] if kernel.owner is not None else None
+        nearest, kernel_of = _nearest(other.graph, home), _members(other)
+        for k, kernel in enumerate(other.kernels):
+            lead = _lead(other, kernel_of, k)
+            place = nearest[lead] if lead is not None else None
             key: int | str = CONVERSIONS if kernel.op in REORDERS else kernel.name if place is None else place
             rows.setdefault(key, [[] for _ in profiles])[m].append(kernel)
     return [
@@ -104,12 +106,16 @@ def align(profiles: Sequence[Profile]) -> list[Layer]:
 
 
 def _layer_name(profile: Profile, kernel_of: Sequence[int | None], k: int) -> str:
-    """The name of the node that the kernel is named for: its Conv, not the Relu behind it."""
+    nodes, i = profile.graph.node, _lead(profile, kernel_of, k)
+    return profile.kernels[k].name if i is None else nodes[i].name or nodes[i].output[0]
+
+
+def _lead(profile: Profile, kernel_of: Sequence[int | None], k: int) -> int | None:
+    """The node of the file that a kernel is named for: its Conv, not the Relu behind it."""
     nodes = profile.graph.node
     own = [i for i, kernel in enumerate(kernel_of) if kernel == k]
     op = profile.kernels[k].op.split("+")[0]
-    i = next((i for i in own if nodes[i].op_type == op), profile.kernels[k].owner)
-    return profile.kernels[k].name if i is None else nodes[i].name or nodes[i].output[0]
+    return next((i for i in own if nodes[i].op_type == op), profile.kernels[k].owner)
 
 
 def _nearest(graph: GraphProto, home: Mapping[str, int | None]) -> list[int | None]:

@@ -115,6 +115,22 @@ CASES = {
         " y = BatchNormalization (h, scale, shift, mean, var) }",
         Choice("tucker2", Ranks(4, 5)), (16, 12, 3, 3), (12, 7, 7), NORM,
     ),
+    "transposed": Case(
+        "m (float[N,12,6,6] x) => (float[N,16,12,12] y)"
+        "{ [site] y = ConvTranspose <strides=[2,2], pads=[1,1,1,1]> (x, w, b) }",
+        Choice("tucker2", Ranks(4, 5)), (12, 16, 4, 4), (12, 6, 6), (("b", (16,)),),
+    ),
+    "transposed, batch norm": Case(
+        "m (float[N,12,6,6] x) => (float[N,16,12,12] y)"
+        "{ [site] h = ConvTranspose <group=2, strides=[2,2]> (x, w)"
+        " y = BatchNormalization (h, scale, shift, mean, var) }",
+        Choice("tucker1", Ranks(3, None)), (12, 8, 2, 2), (12, 6, 6), NORM[1:],
+    ),
+    "transposed, spatial": Case(
+        "m (float[N,12,6,6] x) => (float[N,16,7,12] y)"
+        "{ [site] y = ConvTranspose <strides=[1,2], pads=[1,1,0,0], output_padding=[0,1]> (x, w, b) }",
+        Choice("spatial", Ranks(6, 6)), (12, 16, 3, 2), (12, 6, 6), (("b", (16,)),),
+    ),
     "gemm": Case(
         "m (float[N,24] x) => (float[N,16] y) { [site] y = Gemm <transB=1> (x, w, c) }",
         Choice("svd", Ranks(4, 4)), (16, 24), (24,), (("c", (16,)),),

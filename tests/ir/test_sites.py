@@ -158,13 +158,39 @@ def test_what_is_no_conv_of_onnx_is_no_site() -> None:
         """<ir_version: 8, opset_import: ["" : 17, "my" : 1]>
         g (float[1,4,8,8] x) => (float[1,4,8,8] y) {
             a = my.Conv(x, w)
-            b = ConvTranspose <pads=[1,1,1,1]> (a, w)
+            b = my.ConvTranspose <pads=[1,1,1,1]> (a, w)
             c = my.Conv(b, w)
             [true] y = ai.onnx.Conv <pads=[1,1,1,1]> (c, w)
         }""",
         w=W,
     )
     assert only_site(model).name == "true"
+
+
+UPWARD = {
+    "its own": ("group=1", (4, 6, 3, 3), None, (4, 6)),
+    "grouped": ("group=2", (4, 3, 3, 3), None, (4, 6)),
+    "one output a group": ("group=2", (4, 1, 3, 3), None, (4, 2)),
+    "depthwise": ("group=4", (4, 3, 3, 3), "depthwise: each group has a single input channel", (4, 12)),
+    "damaged": ("group=3", (4, 2, 3, 3), "its weight of shape 4×2×3×3 does not fit 3 groups", (4, 6)),
+}
+
+
+@pytest.mark.parametrize("kind", UPWARD)
+def test_a_conv_transpose_is_a_site(kind: str) -> None:
+    attributes, shape, obstacle, channels = UPWARD[kind]
+    text = f"g (float[1,4,8,8] x) => (float[?,?,?,?] y) {{ y = ConvTranspose <{attributes}> (x, w) }}"
+    site = only_site(nets.model(text, w=np.ones(shape, np.float32)))
+    assert (site.op, site.channels, site.kernel) == ("ConvTranspose", channels, (3, 3))
+    assert kind == "damaged" or site.params == np.prod(shape)
+    assert site.obstacle is None if obstacle is None else site.obstacle and site.obstacle.startswith(obstacle)
+
+
+def test_a_conv_transpose_with_a_dynamic_weight_is_seen() -> None:
+    text = "g (float[1,4,8,8] x, float[4,6,3,3] w) => (float[1,6,10,10] y) { y = ConvTranspose (x, w) }"
+    site = only_site(nets.model(text))
+    assert site.obstacle == "its weight is dynamic: 'w' is an input"
+    assert (site.channels, site.params, site.macs) == ((4, 6), 216, 216 * 64)
 
 
 # Where a weight can come from

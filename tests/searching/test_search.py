@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from conftest import Cli, save, untouched
 from nets import rewrite
 from onnx import ModelProto, numpy_helper
 
-from onnxdecomp import Plan, Policy, open_samples
+from onnxdecomp import Goal, Plan, Policy, open_samples, search
 from onnxdecomp.comparing import quality
 from onnxdecomp.errors import StoppedError
 from onnxdecomp.sampling import Samples
@@ -53,25 +52,6 @@ def net() -> ModelProto:
     )  # fmt: skip
 
 
-def conv_macs(proto: ModelProto, feeds: Any) -> tuple[float, int]:
-    """Multiply-accumulates of all Convs, from ONNX's own shape inference, and how many Convs there are."""
-    copy = ModelProto()
-    copy.CopyFrom(proto)
-    for value in copy.graph.input:
-        for dim, size in zip(value.type.tensor_type.shape.dim, feeds[value.name].shape, strict=True):
-            dim.dim_value = size
-    for value in copy.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(copy).graph
-    shapes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in (*graph.value_info, *graph.output)
-    }
-    weights = {t.name: t.dims for t in graph.initializer}
-    convs = [node for node in graph.node if node.op_type == "Conv"]
-    return float(sum(math.prod([*shapes[n.output[0]], *weights[n.input[1]][1:]]) for n in convs)), len(convs)
-
-
 class Clock:
     """Seconds as multiply-accumulates, and a constant for every Conv."""
 
@@ -81,7 +61,7 @@ class Clock:
         self.stop_at: int | None = None
 
     def seconds(self, proto: ModelProto, feeds: Any) -> float:
-        macs, convs = conv_macs(proto, feeds)
+        macs, convs = nets.conv_macs(proto, feeds)
         return 1e-9 * macs + self.overhead * convs
 
     def time_models(self, models: Sequence[ModelProto], feeds: Any, engine: object) -> list[float]:
@@ -140,13 +120,32 @@ def figures(model: Path, out: Path, samples: Samples, clock: Clock) -> dict[str,
     agree = float((a.argmax(axis=1) == b.argmax(axis=1)).mean())
     return {
         "--speedup": clock.seconds(before, feeds) / clock.seconds(after, feeds),
-        "--macs": conv_macs(after, feeds)[0] / conv_macs(before, feeds)[0],
+        "--macs": nets.conv_macs(after, feeds)[0] / nets.conv_macs(before, feeds)[0],
         "--params": conv_params(after) / conv_params(before),
         "--size": out.stat().st_size / model.stat().st_size,
         "--max-error": nets.distance(a, b),
         "--min-agreement": agree,
         "--max-drop": 1 - agree,  # the classes are the original's
     }
+
+
+UP = """m (float[N,24,6,6] x) => (float[N,16,12,12] y) {
+  [one] a = Conv <pads=[1,1,1,1]> (x, w1)
+  r = Relu (a)
+  [up] y = ConvTranspose <strides=[2,2], pads=[1,1,1,1]> (r, w2, b)
+}"""
+
+
+def test_a_conv_transpose_is_weighed_with_the_convs() -> None:
+    arrays = {"w1": nets.weight(24, 24, 3, 3), "w2": nets.weight(24, 16, 4, 4), "b": nets.signal(16)}
+    proto, samples = nets.model(UP, **arrays), nets.structured(48, 24, 6, 6, seed=1)
+    found = search(proto, Goal("macs", 0.3), samples=samples, cost="macs", policy=Policy(min_channels=8))
+    assert found.best is not None and set(found.best.plan.sites) == {"one", "up"}
+    (before, _), (after, _) = (
+        nets.conv_macs(each, {"x": samples[:1]})
+        for each in (proto, rewrite(proto, plan=found.best.plan).model)
+    )
+    assert 0.2 < after / before <= 0.3
 
 
 GOALS = {
@@ -228,7 +227,7 @@ def test_counting_alone(model: Path, data: Path, tmp_path: Path, cli: Cli, clock
     assert done.code == 0 and "no speed is promised" in done.out and "accuracy is unverified" in done.out
     assert (clock.sites, clock.races) == (0, 0)
     feeds = {"x": np.zeros((1, 8, 12, 12), np.float32)}
-    assert conv_macs(onnx.load(out), feeds)[0] <= 0.5 * conv_macs(net(), feeds)[0]
+    assert nets.conv_macs(onnx.load(out), feeds)[0] <= 0.5 * nets.conv_macs(net(), feeds)[0]
     done = cli(
         "search", model, tmp_path / "two.onnx", "--max-error", 0.1, "--cost", "macs", "--data", data, *SMALL
     )

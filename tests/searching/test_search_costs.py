@@ -30,10 +30,11 @@ from onnxdecomp.searching.surroundings import find_surroundings, site_feeds, sit
 POLICY = Policy(align=4, min_channels=8, linear=True)
 
 # Every kind of surroundings: nothing, an activation with attributes, a residual and an activation, a tensor
-# that others read too, a Clip whose bounds are tensors; groups, strides, automatic padding, one axis, Gemms.
+# that others read too, a Clip whose bounds are tensors; groups, strides, automatic padding, one axis, a
+# ConvTranspose, Gemms.
 NET = """<ir_version: 8, opset_import: ["" : 10]>
 m (float[2,16,9,8] x, float[2,16,20] w1, float[3,24] v)
-=> (float[2,16,5,4] y, float[2,24,20] z, float[3,32] u) {
+=> (float[2,16,5,4] y, float[2,16,40] q, float[3,32] u) {
   [plain] a = Conv <pads=[1,1,1,1]> (x, wa, ba)
   one = Sigmoid (a)
   two = Tanh (a)
@@ -48,6 +49,8 @@ m (float[2,16,9,8] x, float[2,16,20] w1, float[3,24] v)
   [point] f = Conv (e, we)
   y = HardSigmoid <alpha=0.3, beta=0.4> (f)
   [line] z = Conv <pads=[2,2]> (w1, wl, bl)
+  [up] p = ConvTranspose <strides=[2], pads=[1,1]> (z, wu, ba)
+  q = Relu (p)
   [turned] t = Gemm <transB=1, alpha=0.5> (v, wt, bt)
   rt = Relu (t)
   [matrix] u = MatMul (rt, wm)
@@ -60,7 +63,7 @@ def net() -> ModelProto:
         wa=nets.weight(16, 16, 3, 3), ba=nets.signal(16), wb=nets.weight(16, 8, 3, 3),
         wc=nets.weight(16, 16, 3, 3), wd=nets.weight(16, 16, 3, 3), we=nets.weight(16, 16, 1, 1),
         wl=nets.weight(24, 16, 5), bl=nets.signal(24), wt=nets.weight(40, 24), bt=nets.signal(40),
-        wm=nets.weight(40, 32),
+        wm=nets.weight(40, 32), wu=nets.weight(24, 16, 4),
     )  # fmt: skip
 
 
@@ -71,7 +74,7 @@ def sited(model: Model) -> tuple[Survey, list[Unit]]:
 
 BEHIND = {
     "plain": [], "relu": ["Relu"], "residual": ["Add", "LeakyRelu"], "clip": ["Clip"],
-    "point": ["HardSigmoid"], "line": [], "turned": ["Relu"], "matrix": [],
+    "point": ["HardSigmoid"], "line": [], "up": ["Relu"], "turned": ["Relu"], "matrix": [],
 }  # fmt: skip
 
 
@@ -96,7 +99,9 @@ def test_a_site_alone_is_a_model_that_runs_with_its_surroundings() -> None:
             assert np.isfinite(result).all() and result.std() > 0
             shapes.add(result.shape)
             ops = [node.op_type for node in model.graph.node]
-            assert [op for op in ops if op not in ("Conv", "Gemm", "MatMul", "Identity")] == BEHIND[unit.name]
+            sites = (*nets.CONVS, "Gemm", "MatMul", "Identity")
+            assert [op for op in ops if op not in sites] == BEHIND[unit.name]
+            assert ops.count("ConvTranspose") == (unit.name == "up")
             first = model.graph.node[0]
             if choice is None:
                 assert sorted(map(str, first.attribute)) == sorted(map(str, anchor.node.attribute))

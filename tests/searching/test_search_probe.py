@@ -24,7 +24,7 @@ from onnxdecomp.searching.figures import Figures
 from onnxdecomp.searching.probe import UNREACHED, output_losses, weight_losses
 
 # A fold, a residual, groups, a Conv without bias, one whose weight two sites share side by side, a Gemm with
-# factors of its own, an output that early sites alone lead to, and one of classes.
+# factors of its own, a ConvTranspose, an output that early sites alone lead to, and one of classes.
 NET = """m (float[N,8,9,9] x) => (float[N,12] y, float[N,12,9,9] early, int64[N,1] top) {
   [fold] a = Conv <pads=[1,1,1,1]> (x, wa, ba)
   na = BatchNormalization (a, scale, shift, mean, var)
@@ -32,7 +32,8 @@ NET = """m (float[N,8,9,9] x) => (float[N,12] y, float[N,12,9,9] early, int64[N,
   [grouped] b = Conv <pads=[1,1,1,1], group=2> (early, wb, bb)
   s = Add (b, early)
   r = Relu (s)
-  [bare] c = Conv <strides=[2,2]> (r, wc)
+  [bare] b4 = Conv <strides=[2,2]> (r, wc)
+  [up] c = ConvTranspose <strides=[2,1], pads=[1,0,0,1]> (b4, wu, bu)
   [left] d = Conv (c, wd, bd)
   t = Tanh (c)
   [right] e = Conv (t, wd, be)
@@ -45,7 +46,7 @@ NET = """m (float[N,8,9,9] x) => (float[N,12] y, float[N,12,9,9] early, int64[N,
 ARRAYS = {
     "wa": (12, 8, 3, 3), "ba": (12,), "scale": (12,), "shift": (12,), "mean": (12,), "wb": (12, 6, 3, 3),
     "bb": (12,), "wc": (10, 12, 3, 3), "wd": (14, 10, 1, 1), "bd": (14,), "be": (14,), "wg": (14, 12),
-    "bg": (12,),
+    "bg": (12,), "wu": (10, 10, 3, 2), "bu": (10,),
 }  # fmt: skip
 POLICY = Policy(align=1, min_channels=4, linear=True)
 
@@ -83,6 +84,7 @@ def edited(proto: ModelProto, site: str, products: Sequence[np.ndarray], shifts:
         kernel = values[node.input[1]].shape[2:]
         shaped = [np.moveaxis(p.reshape(len(p), *kernel, -1), -1, 1) for p in products]
         weight = np.concatenate(shaped)
+        weight = weight.swapaxes(0, 1) if node.op_type == "ConvTranspose" else weight
         bias = (values[node.input[2]] if len(node.input) > 2 else 0) + shift
     readers = [n for n in copy.graph.node if node.output[0] in n.input]
     if readers[0].op_type == "BatchNormalization":
@@ -123,7 +125,7 @@ def test_a_sites_loss_is_that_of_the_model_with_its_weight(tmp_path: Path, weigh
     proto = net()
     samples = open_samples([{"x": nets.structured(90, 8, 9, 9, seed=5)}], proto)
     found = probed(proto, samples, tmp_path)
-    assert list(found) == ["fold", "grouped", "bare", "left", "dense"]
+    assert list(found) == ["fold", "grouped", "bare", "up", "left", "dense"]
     feeds = list(deal(samples)[0].batches(16))
     assert 1 < len(feeds) <= 4
     originals = [nets.run(proto, **feed) for feed in feeds]

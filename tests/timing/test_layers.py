@@ -60,6 +60,26 @@ def test_chains_stand_beside_their_convs_with_what_is_fused_into_them(tmp_path: 
     assert kernels(layers["pool"], 1) == ["MaxPool*"]
 
 
+UP = """
+up (float[1,32,16,16] x) => (float[1,32,32,32] y) {
+  [one] a = Conv <pads=[1,1,1,1]> (x, w1, b)
+  [act] r = Relu (a)
+  [up] u = ConvTranspose <strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]> (r, w2, b)
+  [act2] y = Relu (u)
+}
+"""
+
+
+def test_a_chain_stands_beside_its_conv_transpose_with_the_relu_it_takes_in(tmp_path: Path) -> None:
+    source, out = block(tmp_path, UP), tmp_path / "out.onnx"
+    onnxdecomp.rewrite(source, 16, only="up").save(out)
+    layers = {layer.name: layer for layer in layers_of(source, out)}
+    assert list(layers) == ["one", "up", "act2", CONVERSIONS]
+    assert kernels(layers["up"], 0) == ["ConvTranspose"] and kernels(layers["act2"], 0) == ["Relu"]
+    assert kernels(layers["up"], 1) == ["Conv*", "ConvTranspose", "Conv+Relu*"]
+    assert not layers["act2"].kernels[1]
+
+
 def test_an_unaligned_rank_shows_as_a_conv_outside_the_layout_and_conversions(tmp_path: Path) -> None:
     source, out = block(tmp_path), tmp_path / "out.onnx"
     onnxdecomp.rewrite(source, 30, only="two", policy=onnxdecomp.Policy(allow_slower=True)).save(out)
