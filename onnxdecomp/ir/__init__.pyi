@@ -1,4 +1,5 @@
 from .batchnorm import BatchNorm as BatchNorm
+from .cones import RANDOM as RANDOM
 from .files import as_folder as as_folder
 from .files import explained as explained
 from .files import make_scratch as make_scratch
@@ -12,6 +13,7 @@ from .finite import NotFiniteError as NotFiniteError
 from .finite import read_finite_weight as read_finite_weight
 from .graph import Scope as Scope
 from .graph import TensorKey as TensorKey
+from .graph import Uses as Uses
 from .graph import attribute as attribute
 from .graph import find_uses as find_uses
 from .graph import flag as flag
@@ -47,6 +49,5 @@ from .tensors import all_tensors as all_tensors
 from .tensors import extent as extent
 from .tensors import is_external as is_external
 from .tensors import read as read
-from .weights import FORWARDERS as FORWARDERS
 from .weights import Constant as Constant
-from .weights import find_constant as find_constant
+from .weights import Constants as Constants

@@ -12,7 +12,7 @@ from onnxdecomp.ir.graph import Scope, Uses, attribute, flag, ints, is_onnx_op
 from onnxdecomp.ir.shapes import InferredShapes, Shape
 from onnxdecomp.ir.sites import FLOAT_TYPES, LINEAR_OPS, Anchor, Site
 from onnxdecomp.ir.tensors import type_name
-from onnxdecomp.ir.weights import Constant, find_constant
+from onnxdecomp.ir.weights import Constant, Constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,20 +22,14 @@ class Tables:
     Attributes:
         uses: who reads each tensor.
         shapes: of the tensors.
-        ir_version: of the model.
-        freeze: treat weights that callers may override as constant.
+        constants: what of it is constant.
         fold_bn: look for a BatchNormalization that can be folded into each Conv.
     """
 
     uses: Uses
     shapes: InferredShapes
-    ir_version: int
-    freeze: bool
+    constants: Constants
     fold_bn: bool
-
-    def constant(self, scope: Scope, name: str) -> Constant | str:
-        """The constant behind a tensor, or why there is none; see `find_constant`."""
-        return find_constant(scope, name, ir_version=self.ir_version, freeze=self.freeze)
 
 
 def conv_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anchor | None:
@@ -43,7 +37,7 @@ def conv_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anch
     if not (is_onnx_op(node, "Conv") and len(node.input) >= 2 and node.output):
         return None
     shapes = tables.shapes
-    weight = tables.constant(scope, node.input[1])
+    weight = tables.constants.find(scope, node.input[1])
     constant = weight if isinstance(weight, Constant) else None
     input_shape, output_shape = (
         shapes.get(_owner_path(scope, n), n) for n in (node.input[0], node.output[0])
@@ -64,11 +58,12 @@ def conv_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anch
         strides=strides,
         sizes=_sizes(input_shape, output_shape),
         separable=len(strides) == len(kernel) and not any(a.ref_attr_name for a in node.attribute),
+        computed_by=constant.computed_by if constant else (),
         obstacle=weight if isinstance(weight, str) else _obstacle(weight, groups),
     )
     fold = None
     if tables.fold_bn and constant is not None:
-        fold = find_batchnorm(scope, node, constant, tables.uses, tables.ir_version, tables.freeze)
+        fold = find_batchnorm(scope, node, constant, tables.uses, tables.constants)
     return Anchor(site=site, scope=scope, node=node, weight=constant, batchnorm=fold)
 
 
@@ -103,7 +98,7 @@ def linear_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> An
         return None
     if op == "Gemm" and scope.opset < 7:  # before version 7 its C was broadcast by an attribute
         return None
-    weight = tables.constant(scope, node.input[1])
+    weight = tables.constants.find(scope, node.input[1])
     if not isinstance(weight, Constant) or len(weight.shape) != 2 or weight.data_type not in FLOAT_TYPES:
         return None
     rows, columns = weight.shape
@@ -120,6 +115,7 @@ def linear_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> An
         strides=(),
         sizes=((count,), (count,)) if count is not None else None,
         separable=False,
+        computed_by=weight.computed_by,
         obstacle=None if rows and columns else "its weight is empty",
     )
     return Anchor(site=site, scope=scope, node=node, weight=weight, batchnorm=None)

@@ -44,6 +44,7 @@ class Site:
         sizes: batch and spatial sizes of the input and of the output, for a matrix product its number of
             rows; None where shapes are not known.
         separable: whether its geometry is known axis by axis, and so can be shared out among convolutions.
+        computed_by: the operators that compute its weight from constants; none where it is stored as it is.
         obstacle: None where it can be decomposed, else a sentence saying why not.
     """
 
@@ -56,6 +57,7 @@ class Site:
     strides: tuple[int, ...]
     sizes: tuple[tuple[int, ...], tuple[int, ...]] | None
     separable: bool
+    computed_by: tuple[str, ...]
     obstacle: str | None
 
     @property
@@ -91,6 +93,7 @@ class Site:
             "groups": self.groups,
             "params": self.params,
             "macs": self.macs,
+            "computed_by": list(self.computed_by),
         }
 
 

@@ -12,7 +12,8 @@ from onnxdecomp.ir.finite import NotFiniteError, finite_values
 from onnxdecomp.ir.graph import Scope, Uses, find_uses, scopes
 from onnxdecomp.ir.model import Model
 from onnxdecomp.ir.shapes import InputShapes, infer_shapes
-from onnxdecomp.ir.sites import Anchor
+from onnxdecomp.ir.sites import LINEAR_OPS, Anchor
+from onnxdecomp.ir.weights import Constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,7 +25,7 @@ class Survey:
         anchors: of all sites, in graph order.
         scopes: of the model, the main graph first.
         uses: who reads each tensor.
-        freeze: whether weights that callers may override were taken as constant.
+        constants: what of the model is constant.
         notes: one line for each thing that could not be found out, or only by a run.
     """
 
@@ -32,8 +33,13 @@ class Survey:
     anchors: tuple[Anchor, ...]
     scopes: tuple[Scope, ...]
     uses: Uses
-    freeze: bool
+    constants: Constants
     notes: tuple[str, ...]
+
+    @property
+    def freeze(self) -> bool:
+        """Whether weights that callers may override were taken as constant."""
+        return self.constants.freeze
 
     def names(self) -> list[str]:
         """The sites' names."""
@@ -41,12 +47,14 @@ class Survey:
 
     def without_linear(self, names: Container[str]) -> Survey:
         """The survey less the Gemm and MatMul sites among `names`."""
-        kept = tuple(a for a in self.anchors if a.site.op == "Conv" or a.site.name not in names)
+        kept = tuple(a for a in self.anchors if a.site.op not in LINEAR_OPS or a.site.name not in names)
         return dataclasses.replace(self, anchors=kept)
 
 
 def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bool, linear: bool) -> Survey:
-    """Find every Conv of `model`: main graph, graphs inside nodes, local functions; no weight is read.
+    """Find every Conv of `model`: main graph, graphs inside nodes, local functions.
+
+    No weight is read but those that nodes compute from constants.
 
     Args:
         model: the model.
@@ -58,9 +66,8 @@ def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bo
     found = scopes(model.proto)
     uses = find_uses(found, model.proto)
     shapes = infer_shapes(model.proto, input_shapes)
-    tables = Tables(
-        uses=uses, shapes=shapes, ir_version=model.proto.ir_version, freeze=freeze, fold_bn=fold_bn
-    )
+    constants = Constants.of(model, found, freeze=freeze)
+    tables = Tables(uses=uses, shapes=shapes, constants=constants, fold_bn=fold_bn)
     kinds = (conv_anchor, linear_anchor) if linear else (conv_anchor,)
     anchors = [
         anchor
@@ -74,7 +81,7 @@ def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bo
         anchors=tuple(_without_shared_folds(anchors)),
         scopes=tuple(found),
         uses=uses,
-        freeze=freeze,
+        constants=constants,
         notes=(shapes.problem,) if shapes.problem else (),
     )
 

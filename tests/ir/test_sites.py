@@ -212,11 +212,15 @@ def test_a_weight_may_be_constant_in_many_ways(form: str, as_node: bool) -> None
 
 QUANTISED = {"q": (W * 50).astype(np.int8), "s": np.float32([0.02])[0], "z": np.int8([0])[0]}
 NOT_CONSTANT = {
-    "computed": ("w = Neg(v)", {"v": W}, "its weight is dynamic: a Neg computes it"),
-    "reshaped": (
-        "w = Reshape(v, s)",
-        {"v": W, "s": np.array([4, 4, 3, 3])},
-        "its weight is dynamic: a Reshape",
+    "computed": (
+        "m = ReduceMean <axes=[1,2,3]> (x) w = Mul(v, m)",
+        {"v": W},
+        "its weight is dynamic: a Mul computes it",
+    ),
+    "random": (
+        "n = RandomNormalLike(v) w = Add(v, n)",
+        {"v": W},
+        "its weight is dynamic: a Add computes it",
     ),
     "quantised": ("w = DequantizeLinear(q, s, z)", QUANTISED, "its weight is quantised"),
     "quantised, turned": (
