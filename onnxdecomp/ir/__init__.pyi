@@ -13,7 +13,6 @@ from .finite import NotFiniteError as NotFiniteError
 from .finite import read_finite_weight as read_finite_weight
 from .graph import Scope as Scope
 from .graph import TensorKey as TensorKey
-from .graph import Uses as Uses
 from .graph import attribute as attribute
 from .graph import find_uses as find_uses
 from .graph import flag as flag

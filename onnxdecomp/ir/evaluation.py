@@ -28,6 +28,7 @@ from onnxdecomp.ir.model import Model
 from onnxdecomp.ir.tensors import Array, byte_length, read
 
 _MOST_BYTES = 1 << 30
+_TOO_LARGE = f"its values on the way take more than {_MOST_BYTES >> 30} GiB"
 # Inputs up to this many elements can be axes, sizes and indices, which shape inference reads.
 _SMALL = 4096
 
@@ -60,9 +61,6 @@ def compute(cone: Cone, model: Model) -> Array | str:
     return values[target]
 
 
-_TOO_LARGE = f"its values on the way take more than {_MOST_BYTES >> 30} GiB"
-
-
 def _renamed(scope: Scope, node: NodeProto, names: dict[TensorKey, str]) -> NodeProto:
     """A copy that calls tensors by names unique in the cone, whichever scope they are of; `names` grows."""
     copy = NodeProto()
@@ -86,10 +84,10 @@ def _inlined(nodes: Sequence[NodeProto], scope: Scope, model: Model) -> ModelPro
             raise _NotComputableError(f"more than {MOST_NODES} nodes compute it")
         if next(subgraphs(node), None) is not None:
             raise _NotComputableError(f"one of the nodes on the way is a {node.op_type}")
-        key = (node.domain, node.op_type, node.overload)
-        if key in functions:
-            called[key] = functions[key]
-            todo.extend(functions[key].node)
+        function = functions.get(_callee(node))
+        if function is not None:
+            called[_callee(node)] = function
+            todo.extend(function.node)
     while scope.outer is not None:
         scope = scope.outer
     imports = (scope.body if isinstance(scope.body, FunctionProto) else model.proto).opset_import
@@ -99,6 +97,8 @@ def _inlined(nodes: Sequence[NodeProto], scope: Scope, model: Model) -> ModelPro
     if not called:
         return made
     made.functions.extend(called.values())
+    for each in (*made.graph.node, *(node for function in made.functions for node in function.node)):
+        _fill_defaults(each, called.get(_callee(each)))
     try:
         plain: ModelProto = inliner.inline_local_functions(made)
         return plain
@@ -106,6 +106,17 @@ def _inlined(nodes: Sequence[NodeProto], scope: Scope, model: Model) -> ModelPro
         raise _NotComputableError(
             f"its functions cannot take the places of their calls: {first_line(error)}"
         ) from error
+
+
+def _callee(node: NodeProto) -> tuple[str, str, str]:
+    return node.domain, node.op_type, node.overload
+
+
+def _fill_defaults(node: NodeProto, function: FunctionProto | None) -> None:
+    """Give the call `node` the attributes that it leaves to the function: the inliner forgets defaults."""
+    given = {found.name for found in node.attribute}
+    if function is not None:
+        node.attribute.extend(found for found in function.attribute_proto if found.name not in given)
 
 
 def _outputs(node: NodeProto, values: Mapping[str, Array], model: ModelProto, room: int) -> dict[str, Array]:
@@ -123,7 +134,7 @@ def _outputs(node: NodeProto, values: Mapping[str, Array], model: ModelProto, ro
     alone = _alone(node, feeds, outputs, model)
     try:
         inferred = onnx.shape_inference.infer_shapes(alone, strict_mode=True, data_prop=True)
-        stubs = [_stub(value) for value in inferred.graph.output]
+        stubs = [_stub(value, node) for value in inferred.graph.output]
         if sum(map(byte_length, stubs)) > room:
             raise _NotComputableError(_TOO_LARGE)
         with np.errstate(all="ignore"):
@@ -156,8 +167,8 @@ def _alone(
     return made
 
 
-def _stub(value: ValueInfoProto) -> TensorProto:
-    """A tensor without data, of the type and the shape of `value`.
+def _stub(value: ValueInfoProto, node: NodeProto) -> TensorProto:
+    """A tensor without data, of the type and the shape of `value`, which `node` puts out.
 
     Raises:
         _NotComputableError: they are not known.
@@ -165,5 +176,5 @@ def _stub(value: ValueInfoProto) -> TensorProto:
     tensor = value.type.tensor_type
     dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
     if not tensor.elem_type or not tensor.HasField("shape") or min(dims, default=0) < 0:
-        raise _NotComputableError("the size of a value on the way is not known beforehand")
+        raise _NotComputableError(f"the size of what its {node.op_type} puts out is not known beforehand")
     return TensorProto(name=value.name, data_type=tensor.elem_type, dims=dims)

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
-from onnxdecomp.ir import (
-    Constant,
-    Constants,
-    Model,
-    Scope,
-    TensorKey,
-    Uses,
-    find_uses,
-    is_onnx_op,
-    scopes,
-    subgraphs,
-)
+from onnxdecomp.ir import Scope
 from onnxdecomp.lowering.nodes import constant_node
 
 
@@ -76,86 +62,8 @@ def add_constants(scope: Scope, beside: str, tensors: Sequence[TensorProto], ir_
             graph.input.insert(listed, value)
 
 
-def remove_dead(model: Model, candidates: Iterable[TensorKey], *, freeze: bool) -> None:
-    """Remove those constants that nothing uses any more, and what only led to them.
-
-    Nodes that ask a constant for its shape alone do not keep it: they give way to what they answer.
-
-    Args:
-        model: edited in place.
-        candidates: constants that may have lost their last reader.
-        freeze: treat initialisers that callers may override as constant.
-    """
-    found = scopes(model.proto)
-    by_body = {id(scope.body): scope for scope in found}
-    homes = {id(node): scope for scope in found for node in scope.body.node}
-    uses = find_uses(found, model.proto)
-    constants = functools.cache(lambda: Constants.of(model, found, freeze=freeze))
-    readers = {key: list(nodes) for key, nodes in uses.readers.items()}
-    queue = list(dict.fromkeys(candidates))
-    while queue:
-        key = queue.pop()
-        scope, name = by_body.get(key[0]), key[1]
-        if scope is None or key in uses.pinned:
-            continue
-        asking = readers.get(key, [])
-        if asking and not _answered(asking, scope, name, constants, homes):
-            continue
-        readers.pop(key, None)
-        node = scope.producers.get(name)
-        if name in scope.initialisers:
-            _remove_initialiser(scope, name)
-        elif node is not None and _is_dead(node, scope, readers, uses):
-            replace_nodes(scope, {id(node): ()})
-            for output in filter(None, node.output):
-                forget_tensor(scope, output)
-            for source in filter(None, node.input):
-                owner = scope.owner(source)
-                if owner is not None:
-                    left = readers.get(owner.tensor(source), [])
-                    left[:] = [each for each in left if each is not node]
-                    queue.append(owner.tensor(source))
-
-
-def _is_dead(
-    node: NodeProto, scope: Scope, readers: Mapping[TensorKey, Sequence[NodeProto]], uses: Uses
-) -> bool:
-    """Whether nothing reads what `node` puts out; one with graphs inside stays."""
-    outputs = [scope.tensor(name) for name in filter(None, node.output)]
-    needed = any(readers.get(key) or key in uses.pinned for key in outputs)
-    return not needed and next(subgraphs(node), None) is None
-
-
-def _answered(
-    asking: Sequence[NodeProto],
-    scope: Scope,
-    name: str,
-    constants: Callable[[], Constants],
-    homes: Mapping[int, Scope],
-) -> bool:
-    """Put Constant nodes in the places of a constant's readers, if all of them ask for its shape alone."""
-    if not all(is_onnx_op(node, "Shape") or is_onnx_op(node, "Size") for node in asking):
-        return False
-    constant = constants().find(scope, name)
-    if not isinstance(constant, Constant) or any(a.ref_attr_name for node in asking for a in node.attribute):
-        return False
-    for node in asking:
-        replace_nodes(homes[id(node)], {id(node): [_answer(node, constant.shape)]})
-    return True
-
-
-def _answer(node: NodeProto, shape: tuple[int, ...]) -> NodeProto:
-    """What a Shape or Size node says of a tensor of this shape, as a Constant node in its place."""
-    bounds = {found.name: found.i for found in node.attribute}
-    part = shape[bounds.get("start", 0) : bounds.get("end")]
-    value = np.array(part if node.op_type == "Shape" else math.prod(shape), np.int64)
-    made = constant_node(numpy_helper.from_array(value, node.output[0]))
-    made.name, made.doc_string = node.name, node.doc_string
-    made.metadata_props.extend(node.metadata_props)
-    return made
-
-
-def _remove_initialiser(scope: Scope, name: str) -> None:
+def remove_initialiser(scope: Scope, name: str) -> None:
+    """Take an initialiser out of a graph, its listing as an input and what is said of it too."""
     graph = scope.graph
     if graph is None or not any(tensor.name == name for tensor in graph.initializer):
         return

@@ -11,7 +11,8 @@ from onnx import NodeProto, TensorProto
 from onnxdecomp.factors import Chain, Floats
 from onnxdecomp.ir import Anchor, Constant, Model, Scope, Spool, Survey, TensorKey, scopes
 from onnxdecomp.lowering.chains import lower_chain, lower_weights
-from onnxdecomp.lowering.edits import Names, add_constants, forget_tensor, remove_dead, replace_nodes
+from onnxdecomp.lowering.edits import Names, add_constants, forget_tensor, replace_nodes
+from onnxdecomp.lowering.sweeping import remove_dead
 
 
 class Splicer:
