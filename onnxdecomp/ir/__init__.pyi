@@ -37,6 +37,8 @@ from .shapes import batched_shapes as batched_shapes
 from .shapes import declared_shape as declared_shape
 from .shapes import fixed_input_shapes as fixed_input_shapes
 from .shapes import graph_inputs as graph_inputs
+from .sightings import channels_first as channels_first
+from .sites import LINEAR_OPS as LINEAR_OPS
 from .sites import Anchor as Anchor
 from .sites import Site as Site
 from .spool import Spool as Spool

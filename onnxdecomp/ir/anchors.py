@@ -31,20 +31,21 @@ class Tables:
     constants: Constants
     fold_bn: bool
 
+    def constant(self, scope: Scope, name: str) -> Constant | str:
+        """The constant behind a tensor, or why there is none."""
+        return self.constants.find(scope, name)
+
 
 def conv_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anchor | None:
     """The anchor of a Conv, whether it can be decomposed or not; None for any other node."""
     if not (is_onnx_op(node, "Conv") and len(node.input) >= 2 and node.output):
         return None
     shapes = tables.shapes
-    weight = tables.constants.find(scope, node.input[1])
+    weight = tables.constant(scope, node.input[1])
     constant = weight if isinstance(weight, Constant) else None
-    input_shape, output_shape = (
-        shapes.get(_owner_path(scope, n), n) for n in (node.input[0], node.output[0])
-    )
-    group = attribute(node, "group")
-    groups = None if group is not None and group.ref_attr_name else (group.i if group is not None else 1)
-    shape = constant.shape if constant else _owner_shape(scope, node.input[1], shapes)
+    input_shape, output_shape = (visible_shape(scope, n, shapes) for n in (node.input[0], node.output[0]))
+    groups = known_groups(node)
+    shape = constant.shape if constant else known_shape(scope, node.input[1], shapes)
     channels = (shape[1] * groups, shape[0]) if shape and groups and len(shape) > 2 else None
     kernel = shape[2:] if shape and len(shape) > 2 else (ints(node, "kernel_shape") or ())
     strides = ints(node, "strides") or (1,) * len(kernel)
@@ -56,7 +57,7 @@ def conv_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anch
         channels=channels,
         groups=groups,
         strides=strides,
-        sizes=_sizes(input_shape, output_shape),
+        sizes=known_sizes(input_shape, output_shape),
         separable=len(strides) == len(kernel) and not any(a.ref_attr_name for a in node.attribute),
         computed_by=constant.computed_by if constant else (),
         obstacle=weight if isinstance(weight, str) else _obstacle(weight, groups),
@@ -67,21 +68,32 @@ def conv_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anch
     return Anchor(site=site, scope=scope, node=node, weight=constant, batchnorm=fold)
 
 
-def _owner_path(scope: Scope, name: str) -> str:
+def known_groups(node: NodeProto) -> int | None:
+    """The channel groups of a convolution, None where a function's caller sets them."""
+    group = attribute(node, "group")
+    if group is None:
+        return 1
+    return None if group.ref_attr_name else group.i
+
+
+def visible_shape(scope: Scope, name: str, shapes: InferredShapes) -> Shape | None:
+    """What is known of the shape of the tensor that `scope` sees as `name`."""
     owner = scope.owner(name)
-    return owner.path if owner is not None else scope.path
+    return shapes.get(owner.path if owner is not None else scope.path, name)
 
 
-def _owner_shape(scope: Scope, name: str, shapes: InferredShapes) -> tuple[int, ...] | None:
-    shape = shapes.get(_owner_path(scope, name), name)
+def known_shape(scope: Scope, name: str, shapes: InferredShapes) -> tuple[int, ...] | None:
+    """The same, None unless all of it is known."""
+    shape = visible_shape(scope, name, shapes)
     if shape is None or None in shape:
         return None
     return tuple(dim for dim in shape if dim is not None)
 
 
-def _sizes(
+def known_sizes(
     input_shape: Shape | None, output_shape: Shape | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Batch and spatial sizes before and after a convolution, of shapes with the channels on axis 1."""
     if input_shape is None or output_shape is None:
         return None
     before, after = (tuple(d for i, d in enumerate(s) if i != 1) for s in (input_shape, output_shape))
@@ -92,33 +104,37 @@ def _sizes(
 
 
 def linear_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anchor | None:
-    """The anchor of a Gemm or MatMul whose right-hand side is a constant matrix, else None."""
+    """The anchor of a Gemm or MatMul whose right-hand side follows from constants, else None."""
     op = next((op for op in LINEAR_OPS if is_onnx_op(node, op)), None)
     if op is None or len(node.input) < 2 or not node.output or _set_by_caller(node, "transB"):
         return None
     if op == "Gemm" and scope.opset < 7:  # before version 7 its C was broadcast by an attribute
         return None
-    weight = tables.constants.find(scope, node.input[1])
-    if not isinstance(weight, Constant) or len(weight.shape) != 2 or weight.data_type not in FLOAT_TYPES:
+    weight = tables.constant(scope, node.input[1])
+    constant = weight if isinstance(weight, Constant) else None
+    if constant is None and not tables.constants.follows(scope, node.input[1]):
         return None
-    rows, columns = weight.shape
+    shape = constant.shape if constant else known_shape(scope, node.input[1], tables.shapes)
+    if shape is None or len(shape) != 2 or (constant and constant.data_type not in FLOAT_TYPES):
+        return None
+    rows, columns = shape
     if op == "Gemm" and flag(node, "transB"):
         rows, columns = columns, rows
-    count = _rows(tables.shapes.get(_owner_path(scope, node.output[0]), node.output[0]))
+    count = _rows(visible_shape(scope, node.output[0], tables.shapes))
     site = Site(
         name=scope.path + key,
         op=op,
-        dtype=FLOAT_TYPES[weight.data_type],
+        dtype=FLOAT_TYPES[constant.data_type] if constant else None,
         kernel=(),
         channels=(rows, columns),
         groups=1,
         strides=(),
         sizes=((count,), (count,)) if count is not None else None,
         separable=False,
-        computed_by=weight.computed_by,
-        obstacle=None if rows and columns else "its weight is empty",
+        computed_by=constant.computed_by if constant else (),
+        obstacle=weight if isinstance(weight, str) else None if rows and columns else "its weight is empty",
     )
-    return Anchor(site=site, scope=scope, node=node, weight=weight, batchnorm=None)
+    return Anchor(site=site, scope=scope, node=node, weight=constant, batchnorm=None)
 
 
 def _rows(output_shape: Shape | None) -> int | None:

@@ -34,7 +34,7 @@ class Site:
     Attributes:
         name: unique key in the model: the path of its subgraph or function, then the node's name if that
             is unique and not empty, else its output tensor.
-        op: "Conv", "Gemm" or "MatMul".
+        op: "Conv", "Gemm" or "MatMul", or another convolution, as "QLinearConv", that is only listed.
         dtype: element type of the weight, None where it is not known.
         kernel: spatial sizes of the kernel, empty for a matrix product or where the shape is not known.
         channels: input and output channels of the whole Conv, or rows and columns of the matrix; None where

@@ -12,6 +12,7 @@ from onnxdecomp.ir.finite import NotFiniteError, finite_values
 from onnxdecomp.ir.graph import Scope, Uses, find_uses, scopes
 from onnxdecomp.ir.model import Model
 from onnxdecomp.ir.shapes import InputShapes, infer_shapes
+from onnxdecomp.ir.sightings import seen_anchor
 from onnxdecomp.ir.sites import LINEAR_OPS, Anchor
 from onnxdecomp.ir.weights import Constants
 
@@ -68,7 +69,7 @@ def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bo
     shapes = infer_shapes(model.proto, input_shapes)
     constants = Constants.of(model, found, freeze=freeze)
     tables = Tables(uses=uses, shapes=shapes, constants=constants, fold_bn=fold_bn)
-    kinds = (conv_anchor, linear_anchor) if linear else (conv_anchor,)
+    kinds = (conv_anchor, seen_anchor, linear_anchor) if linear else (conv_anchor, seen_anchor)
     anchors = [
         anchor
         for scope in found

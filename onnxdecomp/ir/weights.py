@@ -21,6 +21,10 @@ from onnxdecomp.ir.graph import Scope, TensorKey, attribute, ints, is_onnx_op
 from onnxdecomp.ir.model import Model
 from onnxdecomp.ir.tensors import Array, is_external, read, type_name
 
+# What to do about a quantised weight.
+FLOAT_FIRST = "decompose the float model first, then quantise the result"
+# Of the default domain, and of com.microsoft.
+_DEQUANTISE = "DequantizeLinear"
 FORWARDERS = ("Identity", "Transpose", "Cast")
 _FLOAT_WIDTHS: dict[int, int] = {
     TensorProto.FLOAT16: 2,
@@ -156,7 +160,7 @@ class Constants:
         if isinstance(cone, str):
             return f"its weight is computed from constants, but {cone}"
         for node_scope, node in cone.nodes:
-            if is_onnx_op(node, "DequantizeLinear"):
+            if node.op_type == _DEQUANTISE:
                 return _quantised(node_scope, node)
         if any(self._overridable(owner, name) for owner, name in cone.reads()):
             return (
@@ -214,15 +218,12 @@ def _quantised(scope: Scope, node: NodeProto) -> str:
     owner = scope.owner(node.input[0])
     stored = stored_tensor(owner, node.input[0]) if owner is not None else None
     what = f"{type_name(stored.data_type)}, " if stored is not None else ""
-    return (
-        f"its weight is quantised ({what}behind a DequantizeLinear), and factors would not be: decompose the "
-        "float model first, then quantise the result"
-    )
+    return f"its weight is quantised ({what}behind a DequantizeLinear): {FLOAT_FIRST}"
 
 
 def _why_not(scope: Scope, name: str) -> str:
     node = scope.producers.get(name)
-    if node is not None and is_onnx_op(node, "DequantizeLinear"):
+    if node is not None and node.op_type == _DEQUANTISE:
         return _quantised(scope, node)
     if node is not None:
         return f"its weight is dynamic: a {node.op_type} computes it"

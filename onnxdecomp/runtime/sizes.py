@@ -9,7 +9,16 @@ from collections.abc import Mapping, Sequence
 from onnx import helper
 
 from onnxdecomp.errors import MissingExtraError, RunError, UsageError
-from onnxdecomp.ir import PROTOBUF_LIMIT, Anchor, InputShapes, Model, Survey, graph_inputs
+from onnxdecomp.ir import (
+    LINEAR_OPS,
+    PROTOBUF_LIMIT,
+    Anchor,
+    InputShapes,
+    Model,
+    Survey,
+    channels_first,
+    graph_inputs,
+)
 from onnxdecomp.runtime.inputs import Feeds, random_feeds
 from onnxdecomp.runtime.segments import segment
 from onnxdecomp.runtime.session import Engine, open_session, run_errors
@@ -96,8 +105,9 @@ def _run(model: Model, names: Sequence[str], feeds: Feeds) -> dict[str, tuple[in
 
 
 def _sized(anchor: Anchor, shapes: Mapping[str, tuple[int, ...]]) -> Anchor:
-    before, after = (shapes[name] for name in (anchor.node.input[0], anchor.node.output[0]))
-    if anchor.site.op == "Conv":
+    names = (anchor.node.input[0], anchor.node.output[0])
+    before, after = (channels_first(anchor.node, shapes[name]) for name in names)
+    if anchor.site.op not in LINEAR_OPS:
         sizes = ((before[0], *before[2:]), (after[0], *after[2:]))
     else:
         sizes = ((math.prod(after[:-1]),),) * 2
