@@ -45,6 +45,8 @@ class Site:
             rows; None where shapes are not known.
         separable: whether its geometry is known axis by axis, and so can be shared out among convolutions.
         computed_by: the operators that compute its weight from constants; none where it is stored as it is.
+        transform: what its weight is where nobody has trained it, as a bank of filters in front of a model;
+            None for all others.
         obstacle: None where it can be decomposed, else a sentence saying why not.
     """
 
@@ -59,6 +61,7 @@ class Site:
     separable: bool
     computed_by: tuple[str, ...]
     obstacle: str | None
+    transform: str | None = None
 
     @property
     def group_channels(self) -> tuple[int, int]:

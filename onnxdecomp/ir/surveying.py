@@ -14,6 +14,7 @@ from onnxdecomp.ir.model import Model
 from onnxdecomp.ir.shapes import InputShapes, infer_shapes
 from onnxdecomp.ir.sightings import seen_anchor
 from onnxdecomp.ir.sites import LINEAR_OPS, Anchor
+from onnxdecomp.ir.transforms import with_transforms
 from onnxdecomp.ir.weights import Constants
 
 
@@ -55,7 +56,7 @@ class Survey:
 def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bool, linear: bool) -> Survey:
     """Find every Conv of `model`: main graph, graphs inside nodes, local functions.
 
-    No weight is read but those that nodes compute from constants.
+    No weight is read but those that nodes compute from constants, and those of sites at the model's inputs.
 
     Args:
         model: the model.
@@ -79,7 +80,7 @@ def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bo
     ]
     return Survey(
         model=model,
-        anchors=tuple(_without_shared_folds(anchors)),
+        anchors=tuple(with_transforms(list(_without_shared_folds(anchors)), found[0], constants)),
         scopes=tuple(found),
         uses=uses,
         constants=constants,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 
 from onnxdecomp.ir import Site
-from onnxdecomp.planning import Inspection, fitting_methods
+from onnxdecomp.planning import Inspection, weighed_methods
 from onnxdecomp.show.sites import SITE, geometry
 from onnxdecomp.show.tables import Column, Listing
 from onnxdecomp.show.text import escape, sentence, si
@@ -24,7 +24,7 @@ _COLUMNS = (
 def inspect_view(found: Inspection) -> RenderableType:
     """Every Conv, what it costs, and how it can be decomposed or why not."""
     sites, notes = found.sites, found.notes
-    fits = [fitting_methods(site, found.policy) for site in sites]
+    fits = [weighed_methods(site, found.policy) for site in sites]
     how = [
         sentence(fit) if isinstance(fit, str) else f"[green]{' or '.join(fit)}[/green]{_origin(site)}"
         for site, fit in zip(sites, fits, strict=True)
