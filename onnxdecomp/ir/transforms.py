@@ -27,7 +27,8 @@ _LARGE_STRIDE = 16
 _COLOURS = 3
 # Relative to the rows' squared norm: float32 rounds a table of cosines to some 1e-6, float16 to 1e-3.
 _TOLERANCE = 2e-3
-_MOST_ROWS = 2048
+# Banks of filters are small; nothing larger is read.
+_MOST_PARAMS = 1 << 22
 _TRAINED = (
     "Conv",
     "ConvTranspose",
@@ -89,7 +90,9 @@ def _passes(node: NodeProto) -> bool:
 
 def _framing(site: Site) -> str | None:
     wide = [axis for axis, size in enumerate(site.kernel) if size > 1]
-    if site.obstacle is not None or site.channels is None or site.channels[0] != 1 or len(wide) != 1:
+    if site.op != "Conv" or site.obstacle is not None or site.channels is None:
+        return None
+    if site.channels[0] != 1 or len(wide) != 1:
         return None
     step = site.strides[wide[0]] if len(site.strides) == len(site.kernel) else 1
     return f"frames of one channel, {step} samples apart" if step >= _LARGE_STRIDE else None
@@ -98,9 +101,7 @@ def _framing(site: Site) -> str | None:
 def _front(anchor: Anchor, folder: Path) -> str | None:
     """What the weight of a site at the model's inputs is, None where it may have been trained."""
     site = anchor.site
-    if site.obstacle is not None or site.channels is None:
-        return None
-    if site.channels[1] > _MOST_ROWS:
+    if site.obstacle is not None or site.channels is None or not 0 < (site.params or 0) <= _MOST_PARAMS:
         return None
     try:
         weight = read_finite_weight(dataclasses.replace(anchor, batchnorm=None), folder)

@@ -40,7 +40,6 @@ QUANTISED = {
     "per channel": ("w = DequantizeLinear <axis=0> (q, many, zeros)", np.int8, "int8"),
     "unsigned": ("w = DequantizeLinear (q, s, u)", np.uint8, "uint8"),
     "without a zero point": ("w = DequantizeLinear (q, s)", np.int8, "int8"),
-    "by an operator of ONNX Runtime": ("w = com.microsoft.DequantizeLinear (q, s, z)", np.int8, "int8"),
     "turned": ("d = DequantizeLinear (q, s, z) w = Identity (d)", np.int8, "int8"),
     "reshaped": ("d = DequantizeLinear (q, s, z) k = Shape (d) w = Reshape (d, k)", np.int8, "int8"),
 }
@@ -57,6 +56,14 @@ def test_a_quantised_weight_is_seen_with_its_cost(case: str) -> None:
         f"its weight is quantised ({kind}, behind a DequantizeLinear): "
         "decompose the float model first, then quantise the result"
     )
+
+
+def test_a_weight_quantised_by_an_operator_of_onnx_runtime_is_seen() -> None:
+    steps = "w = com.microsoft.DequantizeLinear (q, s, z)"
+    text = f"g (float[1,4,8,8] x) => (float[1,8,6,6] y) {{ {steps} y = Conv (x, w) }}"
+    scales = {name: SCALES[name] for name in ("s", "z")}
+    site = only(nets.model(CONTRIB + text, q=(W * 50).astype(np.int8), **scales))
+    assert site.obstacle is not None and site.obstacle.startswith("its weight is quantised (int8, ")
 
 
 def test_a_weight_of_four_bits_is_seen() -> None:
