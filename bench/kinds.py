@@ -113,7 +113,7 @@ def carry_out(path: Path, plan: Plan, kind: type[Calibration], samples: Samples,
     found = survey(model, input_shapes={}, freeze=False, fold_bn=True, linear=False)
     decisions = {anchor.site.name: plan.sites.get(anchor.site.name, "kept") for anchor in found.anchors}
     units, splicer = decided_units(found, decisions, Policy()), Splicer(found, None)
-    with kind(model, samples, None, freeze=False) as calibration:
+    with kind(found, samples, None) as calibration:
         outcomes = calibration.fit_all(units)
         for unit, outcome in zip(
             tracked(units, "fitting", progress, attrgetter("name")), outcomes, strict=True

@@ -11,7 +11,7 @@ from onnx import NodeProto
 
 from onnxdecomp.factors import Floats
 from onnxdecomp.fitting.moments import Geometry, patches
-from onnxdecomp.ir import Anchor, Array, Constant, attribute, find_constant, ints
+from onnxdecomp.ir import Anchor, Array, Constant, Constants, attribute, ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,14 +40,13 @@ class Head:
         return self.alpha / self.beta if self.centred else 0.0
 
 
-def find_head(anchor: Anchor, folder: Path, *, ir_version: int, freeze: bool) -> Head | str:
+def find_head(anchor: Anchor, folder: Path, constants: Constants) -> Head | str:
     """How the output of a site follows from its product W·x, or why it cannot be fitted.
 
     Args:
         anchor: of the site.
         folder: where the model's external data lie.
-        ir_version: of the model.
-        freeze: treat a bias that callers may override as constant.
+        constants: of the model, among which its bias has to be.
     """
     if anchor.scope.path or anchor.scope.graph is None:
         return "it stands inside another node's graph or a function"
@@ -57,7 +56,7 @@ def find_head(anchor: Anchor, folder: Path, *, ir_version: int, freeze: bool) ->
     if anchor.batchnorm is not None:
         bias = anchor.batchnorm.affine(folder)[1]
     elif name is not None:
-        constant = find_constant(anchor.scope, name, ir_version=ir_version, freeze=freeze)
+        constant = constants.find(anchor.scope, name)
         if not isinstance(constant, Constant):
             return "its bias is no constant"
         values = constant.values(folder).astype(np.float64)

@@ -45,7 +45,7 @@ def _arrays(unit: Unit, folder: Path) -> tuple[Floats | str, tuple[Choice, ...],
         weight: Floats | str = read_finite_weight(unit.lead, folder)
     except NotFiniteError as error:
         weight = str(error)
-    return weight, unit.choices, unit.groups, unit.weight.dtype
+    return weight, unit.choices, unit.groups, unit.weight.factor_dtype
 
 
 def _factor(

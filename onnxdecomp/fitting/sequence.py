@@ -29,7 +29,7 @@ from onnxdecomp.fitting.plain import factor_one
 from onnxdecomp.fitting.ridges import best_factors
 from onnxdecomp.fitting.target import Target
 from onnxdecomp.fitting.wide import PatchBlock, WideTarget, best_wide_factors
-from onnxdecomp.ir import Anchor, Array, Model, NotFiniteError, read_finite_weight
+from onnxdecomp.ir import Anchor, Array, NotFiniteError, Survey, read_finite_weight
 from onnxdecomp.lowering import lower_chain, lower_weights
 from onnxdecomp.planning import Unit
 from onnxdecomp.progress import Progress, tracked
@@ -40,22 +40,21 @@ _BATCH = 16
 
 
 def fit_all(
-    units: Sequence[Unit], model: Model, samples: Samples, scratch: Path | None, *, freeze: bool
+    units: Sequence[Unit], found: Survey, samples: Samples, scratch: Path | None
 ) -> Iterator[Factors | str]:
     """Fit the factors of every unit, or say why there are none; results come in order.
 
     Args:
         units: in graph order.
-        model: the original.
+        found: of the original.
         samples: of its inputs, two or more.
         scratch: folder for activations; None is the system's.
-        freeze: treat biases that callers may override as constant.
 
     Raises:
         UsageError: too few samples.
         RunError, MissingExtraError: ONNX Runtime does not run the model on them.
     """
-    with Calibration(model, samples, scratch, freeze=freeze) as calibration:
+    with Calibration(found, samples, scratch) as calibration:
         yield from calibration.fit_all(units)
 
 
@@ -66,18 +65,19 @@ class Calibration:
     """
 
     def __init__(
-        self, model: Model, samples: Samples, scratch: Path | None, *, freeze: bool, sequential: bool = True
+        self, found: Survey, samples: Samples, scratch: Path | None, *, sequential: bool = True
     ) -> None:
         folds = deal(samples)
-        self._model, self._freeze = model, freeze
+        model = found.model
+        self._model, self._constants = model, found.constants
         self._sights, self._flow = find_sights(model.proto), Flow.of(model.proto)
         self._folds = [fold for fold, part in enumerate(folds) for _ in part.batches(_BATCH)]
         with ExitStack() as stack:
             walks = [
                 stack.enter_context(
                     Walk(
-                        model.proto,
-                        model.folder,
+                        self._model.proto,
+                        self._model.folder,
                         chain.from_iterable(p.batches(_BATCH) for p in folds),
                         scratch,
                     )
@@ -168,7 +168,7 @@ class Calibration:
         self._ahead = {id(anchor.node) for unit in units for anchor in unit.anchors}
 
     def _fit(self, unit: Unit) -> Factors | str:
-        dtype = unit.weight.dtype
+        dtype = unit.weight.factor_dtype
         prepared = self._prepare(unit)
         if isinstance(prepared, str):
             return prepared
@@ -199,8 +199,7 @@ class Calibration:
             return "it follows from an operator that nothing here runs"
         if not anchor.scope.path and anchor.node.input[0] in self._flow.sized:
             return "how much it sees depends on data, and on what is rewritten before it"
-        ir_version = self._model.proto.ir_version
-        return find_head(anchor, self._model.folder, ir_version=ir_version, freeze=self._freeze)
+        return find_head(anchor, self._model.folder, self._constants)
 
     def _target(self, unit: Unit, weight: Floats, heads: Sequence[Head]) -> Target | WideTarget | str:
         """What a unit is fitted to, over sites that follow from no site still to do."""

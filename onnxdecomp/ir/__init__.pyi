@@ -1,4 +1,5 @@
 from .batchnorm import BatchNorm as BatchNorm
+from .cones import RANDOM as RANDOM
 from .files import as_folder as as_folder
 from .files import explained as explained
 from .files import make_scratch as make_scratch
@@ -37,6 +38,7 @@ from .shapes import batched_shapes as batched_shapes
 from .shapes import declared_shape as declared_shape
 from .shapes import fixed_input_shapes as fixed_input_shapes
 from .shapes import graph_inputs as graph_inputs
+from .sightings import channels_first as channels_first
 from .sites import Anchor as Anchor
 from .sites import Site as Site
 from .spool import Spool as Spool
@@ -49,6 +51,5 @@ from .tensors import extent as extent
 from .tensors import is_external as is_external
 from .tensors import read as read
 from .turning import turned as turned
-from .weights import FORWARDERS as FORWARDERS
 from .weights import Constant as Constant
-from .weights import find_constant as find_constant
+from .weights import Constants as Constants

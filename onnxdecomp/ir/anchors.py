@@ -12,7 +12,7 @@ from onnxdecomp.ir.graph import Scope, Uses, attribute, flag, ints, is_onnx_op
 from onnxdecomp.ir.shapes import InferredShapes, Shape
 from onnxdecomp.ir.sites import CONV_OPS, FLOAT_TYPES, LINEAR_OPS, Anchor, Site
 from onnxdecomp.ir.tensors import type_name
-from onnxdecomp.ir.weights import Constant, find_constant
+from onnxdecomp.ir.weights import Constant, Constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,20 +22,18 @@ class Tables:
     Attributes:
         uses: who reads each tensor.
         shapes: of the tensors.
-        ir_version: of the model.
-        freeze: treat weights that callers may override as constant.
+        constants: what of it is constant.
         fold_bn: look for a BatchNormalization that can be folded into each Conv.
     """
 
     uses: Uses
     shapes: InferredShapes
-    ir_version: int
-    freeze: bool
+    constants: Constants
     fold_bn: bool
 
     def constant(self, scope: Scope, name: str) -> Constant | str:
-        """The constant behind a tensor, or why there is none; see `find_constant`."""
-        return find_constant(scope, name, ir_version=self.ir_version, freeze=self.freeze)
+        """The constant behind a tensor, or why there is none."""
+        return self.constants.find(scope, name)
 
 
 def conv_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anchor | None:
@@ -46,12 +44,9 @@ def conv_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anch
     shapes = tables.shapes
     weight = tables.constant(scope, node.input[1])
     constant = weight if isinstance(weight, Constant) else None
-    input_shape, output_shape = (
-        shapes.get(_owner_path(scope, n), n) for n in (node.input[0], node.output[0])
-    )
-    group = attribute(node, "group")
-    groups = None if group is not None and group.ref_attr_name else (group.i if group is not None else 1)
-    shape = constant.shape if constant else _owner_shape(scope, node.input[1], shapes)
+    input_shape, output_shape = (visible_shape(scope, n, shapes) for n in (node.input[0], node.output[0]))
+    groups = known_groups(node)
+    shape = constant.shape if constant else known_shape(scope, node.input[1], shapes)
     channels = _channels(op, shape, groups) if shape and groups and len(shape) > 2 else None
     kernel = shape[2:] if shape and len(shape) > 2 else (ints(node, "kernel_shape") or ())
     strides = ints(node, "strides") or (1,) * len(kernel)
@@ -63,14 +58,15 @@ def conv_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anch
         channels=channels,
         groups=groups,
         strides=strides,
-        sizes=_sizes(input_shape, output_shape),
+        sizes=known_sizes(input_shape, output_shape),
         separable=len(strides) == len(kernel)
         and not any(a.ref_attr_name or a.name == "output_shape" for a in node.attribute),
+        computed_by=constant.computed_by if constant else (),
         obstacle=weight if isinstance(weight, str) else _obstacle(weight, groups, channels),
     )
     fold = None
     if tables.fold_bn and constant is not None and channels is not None:
-        fold = find_batchnorm(scope, node, channels[1], tables.uses, tables.ir_version, tables.freeze)
+        fold = find_batchnorm(scope, node, channels[1], tables.uses, tables.constants)
     return Anchor(site=site, scope=scope, node=node, weight=constant, batchnorm=fold)
 
 
@@ -81,21 +77,32 @@ def _channels(op: str, shape: tuple[int, ...], groups: int) -> tuple[int, int]:
     return shape[1] * groups, shape[0]
 
 
-def _owner_path(scope: Scope, name: str) -> str:
+def known_groups(node: NodeProto) -> int | None:
+    """The channel groups of a convolution, None where a function's caller sets them."""
+    group = attribute(node, "group")
+    if group is None:
+        return 1
+    return None if group.ref_attr_name else group.i
+
+
+def visible_shape(scope: Scope, name: str, shapes: InferredShapes) -> Shape | None:
+    """What is known of the shape of the tensor that `scope` sees as `name`."""
     owner = scope.owner(name)
-    return owner.path if owner is not None else scope.path
+    return shapes.get(owner.path if owner is not None else scope.path, name)
 
 
-def _owner_shape(scope: Scope, name: str, shapes: InferredShapes) -> tuple[int, ...] | None:
-    shape = shapes.get(_owner_path(scope, name), name)
+def known_shape(scope: Scope, name: str, shapes: InferredShapes) -> tuple[int, ...] | None:
+    """The same, None unless all of it is known."""
+    shape = visible_shape(scope, name, shapes)
     if shape is None or None in shape:
         return None
     return tuple(dim for dim in shape if dim is not None)
 
 
-def _sizes(
+def known_sizes(
     input_shape: Shape | None, output_shape: Shape | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Batch and spatial sizes before and after a convolution, of shapes with the channels on axis 1."""
     if input_shape is None or output_shape is None:
         return None
     before, after = (tuple(d for i, d in enumerate(s) if i != 1) for s in (input_shape, output_shape))
@@ -106,32 +113,37 @@ def _sizes(
 
 
 def linear_anchor(scope: Scope, key: str, node: NodeProto, tables: Tables) -> Anchor | None:
-    """The anchor of a Gemm or MatMul whose right-hand side is a constant matrix, else None."""
+    """The anchor of a Gemm or MatMul whose right-hand side follows from constants, else None."""
     op = next((op for op in LINEAR_OPS if is_onnx_op(node, op)), None)
     if op is None or len(node.input) < 2 or not node.output or _set_by_caller(node, "transB"):
         return None
     if op == "Gemm" and scope.opset < 7:  # before version 7 its C was broadcast by an attribute
         return None
     weight = tables.constant(scope, node.input[1])
-    if not isinstance(weight, Constant) or len(weight.shape) != 2 or weight.data_type not in FLOAT_TYPES:
+    constant = weight if isinstance(weight, Constant) else None
+    if constant is None and not tables.constants.follows(scope, node.input[1]):
         return None
-    rows, columns = weight.shape
+    shape = constant.shape if constant else known_shape(scope, node.input[1], tables.shapes)
+    if shape is None or len(shape) != 2 or (constant and constant.data_type not in FLOAT_TYPES):
+        return None
+    rows, columns = shape
     if op == "Gemm" and flag(node, "transB"):
         rows, columns = columns, rows
-    count = _rows(tables.shapes.get(_owner_path(scope, node.output[0]), node.output[0]))
+    count = _rows(visible_shape(scope, node.output[0], tables.shapes))
     site = Site(
         name=scope.path + key,
         op=op,
-        dtype=FLOAT_TYPES[weight.data_type],
+        dtype=FLOAT_TYPES[constant.data_type] if constant else None,
         kernel=(),
         channels=(rows, columns),
         groups=1,
         strides=(),
         sizes=((count,), (count,)) if count is not None else None,
         separable=False,
-        obstacle=None if rows and columns else "its weight is empty",
+        computed_by=constant.computed_by if constant else (),
+        obstacle=weight if isinstance(weight, str) else None if rows and columns else "its weight is empty",
     )
-    return Anchor(site=site, scope=scope, node=node, weight=weight, batchnorm=None)
+    return Anchor(site=site, scope=scope, node=node, weight=constant, batchnorm=None)
 
 
 def _rows(output_shape: Shape | None) -> int | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from onnxdecomp.ir.graph import Scope, Uses, attribute, is_onnx_op
-from onnxdecomp.ir.weights import Constant, find_constant
+from onnxdecomp.ir.weights import Constant, Constants
 
 _NUMERIC = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -46,7 +46,7 @@ class BatchNorm:
 
 
 def find_batchnorm(
-    scope: Scope, conv: NodeProto, outputs: int, uses: Uses, ir_version: int, freeze: bool
+    scope: Scope, conv: NodeProto, outputs: int, uses: Uses, constants: Constants
 ) -> BatchNorm | None:
     """The BatchNormalization that can be folded into `conv`, which has that many `outputs`, or None.
 
@@ -60,7 +60,7 @@ def find_batchnorm(
     if not _infers(node, scope.opset) or node.input[0] != conv.output[0] or not _stands_in(scope, node):
         return None
     names = [*node.input[1:5], *filter(None, conv.input[2:3])]
-    found = [find_constant(scope, name, ir_version=ir_version, freeze=freeze) for name in names]
+    found = [constants.find(scope, name) for name in names]
     parameters = tuple(constant for constant in found if isinstance(constant, Constant))
     if len(parameters) != len(names) or any(p.shape != (outputs,) for p in parameters):
         return None

@@ -35,7 +35,8 @@ class Site:
     Attributes:
         name: unique key in the model: the path of its subgraph or function, then the node's name if that
             is unique and not empty, else its output tensor.
-        op: "Conv", "ConvTranspose", "Gemm" or "MatMul".
+        op: "Conv", "ConvTranspose", "Gemm" or "MatMul", or another convolution, as "QLinearConv", that is
+        only listed.
         dtype: element type of the weight, None where it is not known.
         kernel: spatial sizes of the kernel, empty for a matrix product or where the shape is not known.
         channels: input and output channels of the whole convolution, or rows and columns of the matrix; None
@@ -45,6 +46,9 @@ class Site:
         sizes: batch and spatial sizes of the input and of the output, for a matrix product its number of
             rows; None where shapes are not known.
         separable: whether its geometry is known axis by axis, and so can be shared out among convolutions.
+        computed_by: the operators that compute its weight from constants; none where it is stored as it is.
+        transform: what its weight is where nobody has trained it, as a bank of filters in front of a model;
+            None for all others.
         obstacle: None where it can be decomposed, else a sentence saying why not.
     """
 
@@ -57,7 +61,9 @@ class Site:
     strides: tuple[int, ...]
     sizes: tuple[tuple[int, ...], tuple[int, ...]] | None
     separable: bool
+    computed_by: tuple[str, ...]
     obstacle: str | None
+    transform: str | None = None
 
     @property
     def linear(self) -> bool:
@@ -105,6 +111,7 @@ class Site:
             "groups": self.groups,
             "params": self.params,
             "macs": self.macs,
+            "computed_by": list(self.computed_by),
         }
 
 

@@ -12,7 +12,10 @@ from onnxdecomp.ir.finite import NotFiniteError, finite_values
 from onnxdecomp.ir.graph import Scope, Uses, find_uses, scopes
 from onnxdecomp.ir.model import Model
 from onnxdecomp.ir.shapes import InputShapes, infer_shapes
+from onnxdecomp.ir.sightings import seen_anchor
 from onnxdecomp.ir.sites import Anchor
+from onnxdecomp.ir.transforms import with_transforms
+from onnxdecomp.ir.weights import Constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,7 +27,7 @@ class Survey:
         anchors: of all sites, in graph order.
         scopes: of the model, the main graph first.
         uses: who reads each tensor.
-        freeze: whether weights that callers may override were taken as constant.
+        constants: what of the model is constant.
         notes: one line for each thing that could not be found out, or only by a run.
     """
 
@@ -32,8 +35,13 @@ class Survey:
     anchors: tuple[Anchor, ...]
     scopes: tuple[Scope, ...]
     uses: Uses
-    freeze: bool
+    constants: Constants
     notes: tuple[str, ...]
+
+    @property
+    def freeze(self) -> bool:
+        """Whether weights that callers may override were taken as constant."""
+        return self.constants.freeze
 
     def names(self) -> list[str]:
         """The sites' names."""
@@ -46,7 +54,9 @@ class Survey:
 
 
 def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bool, linear: bool) -> Survey:
-    """Find every convolution of `model`: main graph, graphs inside nodes, local functions; no weight is read.
+    """Find every convolution of `model`: main graph, graphs inside nodes, local functions.
+
+    No weight is read but those that nodes compute from constants, and those of sites at the model's inputs.
 
     Args:
         model: the model.
@@ -58,10 +68,9 @@ def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bo
     found = scopes(model.proto)
     uses = find_uses(found, model.proto)
     shapes = infer_shapes(model.proto, input_shapes)
-    tables = Tables(
-        uses=uses, shapes=shapes, ir_version=model.proto.ir_version, freeze=freeze, fold_bn=fold_bn
-    )
-    kinds = (conv_anchor, linear_anchor) if linear else (conv_anchor,)
+    constants = Constants.of(model, found, freeze=freeze)
+    tables = Tables(uses=uses, shapes=shapes, constants=constants, fold_bn=fold_bn)
+    kinds = (conv_anchor, seen_anchor, linear_anchor) if linear else (conv_anchor, seen_anchor)
     anchors = [
         anchor
         for scope in found
@@ -71,10 +80,10 @@ def survey(model: Model, *, input_shapes: InputShapes, freeze: bool, fold_bn: bo
     ]
     return Survey(
         model=model,
-        anchors=tuple(_without_shared_folds(anchors)),
+        anchors=tuple(with_transforms(list(_without_shared_folds(anchors)), found[0], constants)),
         scopes=tuple(found),
         uses=uses,
-        freeze=freeze,
+        constants=constants,
         notes=(shapes.problem,) if shapes.problem else (),
     )
 

@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto
 
 from onnxdecomp.factors import Chain, Floats
 from onnxdecomp.ir import Anchor, turned
-from onnxdecomp.lowering.nodes import Wiring, chain_nodes, constant_tensor, link_op
+from onnxdecomp.lowering.nodes import Wiring, cast_node, chain_nodes, constant_tensor, link_op
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -23,7 +23,7 @@ class Lowered:
     """A chain in the place of one site.
 
     Attributes:
-        nodes: of the chain, in order; the last one writes what the site wrote.
+        nodes: casts of the chain's weights, then the chain in order; its last one writes what the site wrote.
         tensors: that these nodes read beside the links' weights: a new bias, zeros.
         replaced: the nodes they stand for: the site's, and a BatchNormalization that is folded.
         unread: names of tensors that those read and these do not.
@@ -36,14 +36,14 @@ class Lowered:
 
 
 def lower_weights(anchor: Anchor, chain: Chain, names: Sequence[str]) -> list[TensorProto]:
-    """The links' weights as tensors of the site's element type, oriented as their operators store them."""
+    """The links' weights as tensors of the type that its own weight is stored in, as operators store them."""
     values = (
         turned(link.weight, link.groups)
         if anchor.transposed and link_op(anchor.site.op, link) == anchor.site.op
         else link.weight
         for link in chain.links
     )
-    data_type = anchor.constant.data_type
+    data_type = anchor.constant.factor_type
     return [constant_tensor(name, array, data_type) for name, array in zip(names, values, strict=True)]
 
 
@@ -82,17 +82,19 @@ def lower_chain(
     if anchor.site.op == "Gemm" and anchor.scope.opset < 11:  # C became optional in Gemm-11
         zeros = fresh(f"{names[0]}.bias")
         added[zeros] = np.zeros(len(chain.links[0].weight))
+    data_type, casts = anchor.constant.data_type, []
+    if anchor.constant.factor_type != data_type:
+        casts = [cast_node(weight, fresh(f"{weight}_cast"), data_type) for weight in weights]
     wiring = Wiring(
         nodes=names,
-        weights=tuple(weights),
+        weights=tuple(cast.output[0] for cast in casts) or tuple(weights),
         inner=tuple(fresh(f"{name}_output") for name in names[:-1]),
         output=anchor.output,
         bias=own_bias,
         zeros=zeros,
     )
-    data_type = anchor.constant.data_type
     return Lowered(
-        nodes=tuple(chain_nodes(node, chain.links, wiring)),
+        nodes=(*casts, *chain_nodes(node, chain.links, wiring)),
         tensors=tuple(constant_tensor(name, array, data_type) for name, array in added.items()),
         replaced=(node, batchnorm.node) if batchnorm is not None else (node,),
         unread=tuple(unread),

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
-from onnxdecomp.ir import FORWARDERS, Scope, TensorKey, find_uses, is_onnx_op, scopes
+from onnxdecomp.ir import Scope
 from onnxdecomp.lowering.nodes import constant_node
-
-_WEIGHT_STEPS = ("Constant", *FORWARDERS)
 
 
 class Names:
@@ -64,37 +62,8 @@ def add_constants(scope: Scope, beside: str, tensors: Sequence[TensorProto], ir_
             graph.input.insert(listed, value)
 
 
-def remove_dead(model: ModelProto, candidates: Iterable[TensorKey]) -> None:
-    """Remove those constants that nothing uses any more, and what only led to them.
-
-    Args:
-        model: edited in place.
-        candidates: constants that may have lost their last reader.
-    """
-    found = scopes(model)
-    by_body = {id(scope.body): scope for scope in found}
-    uses = find_uses(found, model)
-    readers = {key: len(nodes) for key, nodes in uses.readers.items()}
-    queue = list(dict.fromkeys(candidates))
-    while queue:
-        key = queue.pop()
-        scope, name = by_body.get(key[0]), key[1]
-        if scope is None or readers.get(key) or key in uses.pinned:
-            continue
-        node = scope.producers.get(name)
-        if name in scope.initialisers:
-            _remove_initialiser(scope, name)
-        elif node is not None and any(is_onnx_op(node, op) for op in _WEIGHT_STEPS):
-            replace_nodes(scope, {id(node): ()})
-            forget_tensor(scope, name)
-            for source in filter(None, node.input):
-                owner = scope.owner(source)
-                if owner is not None:
-                    readers[owner.tensor(source)] -= 1
-                    queue.append(owner.tensor(source))
-
-
-def _remove_initialiser(scope: Scope, name: str) -> None:
+def remove_initialiser(scope: Scope, name: str) -> None:
+    """Take an initialiser out of a graph, its listing as an input and what is said of it too."""
     graph = scope.graph
     if graph is None or not any(tensor.name == name for tensor in graph.initializer):
         return

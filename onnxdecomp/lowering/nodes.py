@@ -111,6 +111,11 @@ def constant_tensor(name: str, values: NDArray[np.float64], data_type: int) -> T
     return tensor
 
 
+def cast_node(source: str, target: str, data_type: int) -> NodeProto:
+    """A Cast of the tensor `source` to the ONNX element type `data_type`; it writes `target`."""
+    return helper.make_node("Cast", [source], [target], name=target, to=data_type)
+
+
 def constant_node(tensor: TensorProto) -> NodeProto:
     """A Constant node that yields `tensor` under its name, for places that have no initialisers."""
     node: NodeProto = OnnxExporter.export_node(gs.Node("Constant", outputs=[gs.Variable(tensor.name)]))

@@ -9,9 +9,10 @@ from pathlib import Path
 from onnx import NodeProto, TensorProto
 
 from onnxdecomp.factors import Chain, Floats
-from onnxdecomp.ir import Anchor, Constant, Model, Scope, Spool, Survey, TensorKey, is_external, scopes
+from onnxdecomp.ir import Anchor, Constant, Model, Scope, Spool, Survey, TensorKey, scopes
 from onnxdecomp.lowering.chains import lower_chain, lower_weights
-from onnxdecomp.lowering.edits import Names, add_constants, forget_tensor, remove_dead, replace_nodes
+from onnxdecomp.lowering.edits import Names, add_constants, forget_tensor, replace_nodes
+from onnxdecomp.lowering.sweeping import remove_dead
 
 
 class Splicer:
@@ -67,7 +68,7 @@ class Splicer:
 
     def _define(self, weight: Constant, tensors: list[TensorProto]) -> None:
         """Let `tensors` stand where the weight stands, stored the way it is."""
-        if is_external(weight.stored):
+        if weight.external:
             self._spool = self._spool or Spool.create(self._scratch)
             for tensor in tensors:
                 self._spool.store(tensor)
@@ -87,5 +88,7 @@ class Splicer:
             replace_nodes(scope, edits)
         for scope, name in self._vanished:
             forget_tensor(twins[id(scope.body)], name)
-        remove_dead(model.proto, [twins[body].tensor(name) for body, name in self._unread])
+        remove_dead(
+            model, [twins[body].tensor(name) for body, name in self._unread], freeze=self._found.freeze
+        )
         return model

@@ -20,6 +20,8 @@ from .plan import verify as verify
 from .policy import AUTO as AUTO
 from .policy import Policy as Policy
 from .policy import fitting_methods as fitting_methods
+from .policy import kept_unasked as kept_unasked
+from .policy import weighed_methods as weighed_methods
 from .rules import FixedRule as FixedRule
 from .rules import RankRule as RankRule
 from .rules import parse_rank as parse_rank

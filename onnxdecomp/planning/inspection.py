@@ -17,7 +17,7 @@ from onnxdecomp.ir import (
     as_model,
     survey_with_weights,
 )
-from onnxdecomp.planning.policy import Policy, fitting_methods
+from onnxdecomp.planning.policy import Policy, weighed_methods
 from onnxdecomp.planning.spectra import SiteSpectra, find_spectra
 from onnxdecomp.progress import Progress, logged, silent, tracked
 from onnxdecomp.runtime import with_sizes
@@ -45,7 +45,7 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """The JSON report."""
         by_name = {each.site.name: each.to_dict() for each in self.spectra}
-        entries = [site.to_dict() | _fit(fitting_methods(site, self.policy)) for site in self.sites]
+        entries = [site.to_dict() | _fit(weighed_methods(site, self.policy)) for site in self.sites]
         for entry in entries if self.spectra else ():
             entry["spectrum"] = by_name.get(entry["name"])
         return {"sites": entries, "notes": list(self.notes)}

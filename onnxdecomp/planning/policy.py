@@ -73,3 +73,16 @@ def fitting_methods(site: Site, policy: Policy) -> tuple[str, ...] | str:
     width = f"{c_in}→{c_out} channels" + (" a group" if site.groups != 1 else "")
     what = f"{policy.method} does not fit" if policy.method and not all(narrow) else "too small to pay"
     return f"{what}: {width}, and `min_channels` is {policy.min_channels}"
+
+
+def kept_unasked(site: Site) -> str | None:
+    """Why `site` is kept where nobody names it, or None."""
+    if site.transform is None:
+        return None
+    return f"a fixed transform, {site.transform}: kept unless `only` or a `plan` takes it"
+
+
+def weighed_methods(site: Site, policy: Policy) -> tuple[str, ...] | str:
+    """The `fitting_methods` where nobody names the site, or a sentence saying why there are none."""
+    methods = fitting_methods(site, policy)
+    return methods if isinstance(methods, str) else kept_unasked(site) or methods

@@ -16,7 +16,7 @@ from onnxdecomp.ir import Anchor, NotFiniteError, Site, read_finite_weight
 from onnxdecomp.planning.choice import Choice
 from onnxdecomp.planning.choosing import choose_ranks
 from onnxdecomp.planning.cost import chain_macs, chain_params, macs_ratio
-from onnxdecomp.planning.policy import Policy, fitting_methods
+from onnxdecomp.planning.policy import Policy, weighed_methods
 from onnxdecomp.planning.rules import parse_rank
 
 # Parts of a mode's channels whose energy is shown, and the rules whose choices are.
@@ -73,7 +73,7 @@ def find_spectra(anchors: Iterable[Anchor], policy: Policy, folder: Path) -> Ite
     from onnxdecomp.factors import spectra  # with TensorLy, slow to load; most inspections need none
 
     for anchor in anchors:
-        methods = fitting_methods(anchor.site, policy)
+        methods = weighed_methods(anchor.site, policy)
         if isinstance(methods, str):
             continue
         try:

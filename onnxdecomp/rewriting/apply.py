@@ -160,6 +160,6 @@ def _factored(
         units = largest_first(units)
         outcomes = factor_all(units, found.model.folder, jobs)
     else:
-        outcomes = fit_all(units, found.model, data, scratch, freeze=found.freeze)
+        outcomes = fit_all(units, found, data, scratch)
     what = "factoring" if data is None else "fitting"
     yield from zip(tracked(units, what, progress, attrgetter("name")), outcomes, strict=True)

@@ -19,6 +19,7 @@ from onnxdecomp.planning import (
     alternatives,
     choose,
     find_units,
+    kept_unasked,
     verify,
 )
 from onnxdecomp.rewriting.request import Request
@@ -50,6 +51,8 @@ def _decision(anchor: Anchor, request: Request, folder: Path) -> Choice | str:
         return request.plan.sites.get(site.name, NOT_PLANNED)
     if request.rule is None:
         return NOT_PLANNED
+    if not request.narrowed and (reason := kept_unasked(site)) is not None:
+        return reason
     try:
         with threadpool_limits(1, user_api="blas"):
             return choose(site, request.rule, request.policy, lambda: read_finite_weight(anchor, folder))

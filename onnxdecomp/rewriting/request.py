@@ -54,6 +54,11 @@ class Request:
             skip=_compile("skip", skip) if skip else None,
         )
 
+    @property
+    def narrowed(self) -> bool:
+        """Whether the user names the sites that are rewritten."""
+        return bool(self.only.pattern)
+
     def wants(self, name: str) -> bool:
         """Whether the user's regular expressions let the site `name` be rewritten."""
         return bool(self.only.search(name)) and not (self.skip is not None and self.skip.search(name))

@@ -17,6 +17,7 @@ from onnxdecomp.ir import (
     Model,
     Scope,
     Survey,
+    channels_first,
     graph_inputs,
     is_onnx_op,
     subgraphs,
@@ -185,7 +186,8 @@ def _run(model: Model, place: _Place, names: Sequence[str], feeds: Feeds) -> dic
 
 
 def _sized(anchor: Anchor, shapes: Mapping[str, tuple[int, ...]]) -> Anchor:
-    before, after = (shapes[name] for name in (anchor.node.input[0], anchor.node.output[0]))
+    names = (anchor.node.input[0], anchor.node.output[0])
+    before, after = (channels_first(anchor.node, shapes[name]) for name in names)
     sizes: tuple[tuple[int, ...], tuple[int, ...]]
     if anchor.site.linear:
         sizes = ((math.prod(after[:-1]),),) * 2

@@ -56,7 +56,7 @@ class Bank:
         self._solved: dict[tuple[int, Choice], Factors | None] = {}
         self.judges = deal(samples)[0]
         numbers = {unit.name: i for i, unit in enumerate(units)}
-        with Calibration(found.model, samples, folder, freeze=found.freeze, sequential=False) as calibration:
+        with Calibration(found, samples, folder, sequential=False) as calibration:
             for unit, prepared in calibration.visits(units, "gathering statistics", progress):
                 if not isinstance(prepared, str) and isinstance(prepared.target, Target):
                     self._keep(numbers[unit.name], prepared.target, prepared.heads)
@@ -86,7 +86,7 @@ class Bank:
 
     def _fit(self, number: int, choice: Choice) -> Factors | None:
         unit = self._units[number]
-        dtype = unit.weight.dtype
+        dtype = unit.weight.factor_dtype
         if number not in self._targets:
             weight = read_finite_weight(unit.lead, self._found.model.folder)
             plain = factor_one(weight, choice, unit.groups, dtype)

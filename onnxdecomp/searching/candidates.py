@@ -7,7 +7,7 @@ from itertools import product
 
 from onnxdecomp.factors import Ranks
 from onnxdecomp.ir import Site, Survey
-from onnxdecomp.planning import Choice, Policy, Unit, find_units, fitting_methods, macs_ratio
+from onnxdecomp.planning import Choice, Policy, Unit, find_units, macs_ratio, weighed_methods
 
 # Ranks of a mode that are weighed, at most; of a decomposition with a single rank there may be more.
 _LEVELS = 16
@@ -21,7 +21,7 @@ def find_candidates(found: Survey, policy: Policy) -> list[Unit]:
 
 
 def _choices(site: Site, policy: Policy) -> tuple[Choice, ...]:
-    methods = fitting_methods(site, policy)
+    methods = weighed_methods(site, policy)
     if isinstance(methods, str):
         return ()
     c_in, c_out = site.group_channels

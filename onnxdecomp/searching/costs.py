@@ -48,7 +48,7 @@ def _params(unit: Unit, choice: Choice | None) -> float:
 
 
 def _bytes(unit: Unit, choice: Choice | None) -> float:
-    width = unit.weight.dtype.itemsize
+    width = unit.weight.factor_dtype.itemsize
     extra = 0 if choice is None else _NODE_BYTES * len(links(unit.sites[0], choice)) * len(unit.sites)
     return width * _params(unit, choice) + extra
 

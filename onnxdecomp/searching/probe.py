@@ -106,7 +106,7 @@ def output_losses(
     # Workers first: their processes may be copies of this one, which has neither threads nor sessions yet.
     with (
         Workers() as workers,
-        Calibration(found.model, samples, scratch, freeze=found.freeze, sequential=False) as calibration,
+        Calibration(found, samples, scratch, sequential=False) as calibration,
     ):
         for unit, prepared in calibration.visits(units, "probing sites", progress):
             losses.append(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
-from onnxdecomp.planning import Inspection, fitting_methods
+from onnxdecomp.ir import Site
+from onnxdecomp.planning import Inspection, weighed_methods
 from onnxdecomp.show.sites import SITE, geometry
 from onnxdecomp.show.tables import Column, Listing
-from onnxdecomp.show.text import sentence, si
+from onnxdecomp.show.text import escape, sentence, si
 
+_MOST_OPERATORS = 4
 _COLUMNS = (
     SITE,
     Column(title="kernel", rank=3),
@@ -22,8 +24,11 @@ _COLUMNS = (
 def inspect_view(found: Inspection) -> RenderableType:
     """Every Conv, what it costs, and how it can be decomposed or why not."""
     sites, notes = found.sites, found.notes
-    fits = [fitting_methods(site, found.policy) for site in sites]
-    how = [sentence(fit) if isinstance(fit, str) else f"[green]{' or '.join(fit)}[/green]" for fit in fits]
+    fits = [weighed_methods(site, found.policy) for site in sites]
+    how = [
+        sentence(fit) if isinstance(fit, str) else f"[green]{' or '.join(fit)}[/green]{_origin(site)}"
+        for site, fit in zip(sites, fits, strict=True)
+    ]
     rows = [
         (site.name, *geometry(site), si(site.params), si(site.macs), text)
         for site, text in zip(sites, how, strict=True)
@@ -44,3 +49,10 @@ def inspect_view(found: Inspection) -> RenderableType:
         f"{si(sum(s.params or 0 for s in sites))} parameters, MACs: {total}{share}\n"
     )
     return Group(head, *(f"note: {sentence(note)}\n" for note in notes), Listing(_COLUMNS, rows))
+
+
+def _origin(site: Site) -> str:
+    """What is to be said of where a weight comes from that can be decomposed."""
+    names = site.computed_by
+    shown = ", ".join((*names[:_MOST_OPERATORS], *(("…",) if len(names) > _MOST_OPERATORS else ())))
+    return escape(f"; its weight is constant, computed by {shown}") if names else ""

@@ -7,14 +7,8 @@ from collections.abc import Iterable, Mapping, Set
 import numpy as np
 from onnx import NodeProto, SparseTensorProto, TensorProto
 
-from onnxdecomp.ir import Array, Model, read
+from onnxdecomp.ir import RANDOM, Array, Model, read
 from onnxdecomp.runtime import Engine, open_session, reads_of, run_errors, segment
-
-# What they put out follows from more than what they read.
-_RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}) | {
-    "Bernoulli",
-    "Multinomial",
-}
 
 
 def fold_constants(
@@ -37,7 +31,7 @@ def fold_constants(
     stored |= {tensor.values.name: tensor for tensor in graph.sparse_initializer}
     fixed, constant, others = set(stored), [], []
     for node in graph.node:
-        if fixed.issuperset(reads_of(node)) and node.op_type not in _RANDOM:
+        if fixed.issuperset(reads_of(node)) and node.op_type not in RANDOM:
             constant.append(node)
             fixed.update(filter(None, node.output))
         else:

@@ -41,7 +41,9 @@ def find_trained(original: Model, rewritten: Model, train: str) -> dict[str, Arr
     }
     if not chosen:
         raise UsageError("`rewritten` has no factors to train: its weights are those of `original`")
-    factors = frozenset(chosen)
+    # Factors of a weight that is stored in half precision are read through a Cast.
+    cast = {node.output[0] for node in graph.node if is_onnx_op(node, "Cast") and node.input[0] in chosen}
+    factors = frozenset(chosen | cast)
     for node in graph.node:
         chosen.update(name for name in _read_to_train(node, train, factors) if name in floats)
     return {name: _wide(read(floats[name], rewritten.folder)) for name in floats if name in chosen}

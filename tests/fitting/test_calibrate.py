@@ -411,7 +411,7 @@ def test_sites_are_prepared_one_at_a_time_and_left_as_they_are(tmp_path: Path) -
     samples = open_samples([images(40, 1)], proto)
     first = list(calibrate.deal(samples)[0].batches(16))
     originals = np.concatenate([nets.run(proto, **feed)["y"] for feed in first])
-    with calibrate.Calibration(model, samples, folder, freeze=False, sequential=False) as calibration:
+    with calibrate.Calibration(found, samples, folder, sequential=False) as calibration:
         assert len(list(folder.iterdir())) == 1
         tape, read = calibration._after._tape, None
         for unit, prepared in calibration.visits(units, "walking", silent):

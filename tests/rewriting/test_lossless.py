@@ -309,14 +309,15 @@ IF = """If (c) <
 >"""
 ALONE = f"z = {CONV} (x, w)"
 NORMED = f"{BN} (z, s, b, m, v)"
+MEAN = "ReduceMean <axes=[0,2,3], keepdims=0>"
 UNFOLDED = {
     "an output of the graph": f"{ALONE} y = {NORMED}",
     "read elsewhere": f"{ALONE} k = {NORMED} y = Add(k, z)",
     "read in a branch": f"{ALONE} k = {NORMED} h = {IF.format('p = Neg(z)')} y = Add(k, h)",
     "normalised in a branch": f"{ALONE} y = {IF.format(f'p = {NORMED}')}",
-    "normalised by itself": f"{ALONE} k = ReduceMean <axes=[0,2,3], keepdims=0> (z) y = {BN} (z, s, k, m, v)",
-    "normalised by a variable": f"{ALONE} k = Neg(s) y = {BN} (z, k, b, m, v)",
-    "with a variable bias": f"k = Neg(s) z = {CONV} (x, w, k) y = {NORMED}",
+    "normalised by itself": f"{ALONE} k = {MEAN} (z) y = {BN} (z, s, k, m, v)",
+    "normalised by a variable": f"{ALONE} k = {MEAN} (x) y = {BN} (z, k, b, m, v)",
+    "with a variable bias": f"k = {MEAN} (x) z = {CONV} (x, w, k) y = {NORMED}",
 }
 
 
@@ -382,9 +383,7 @@ def test_a_weight_that_a_kept_conv_shares_stays() -> None:
     assert result.totals.params == (144, 144 + 16 + 144 + 16)
 
 
-@pytest.mark.parametrize(
-    "use", ["float[1,1,1,1] k = ReduceSum", "float[4,4,3,3] k = Identity", "int64[4] k = Shape"]
-)
+@pytest.mark.parametrize("use", ["float[1,1,1,1] k = ReduceSum", "float[4,4,3,3] k = Identity"])
 def test_a_weight_with_another_use_stays(use: str) -> None:
     output, operator = use.split(" = ")
     text = f"g (float[1,4,8,8] x) => (float[1,4,8,8] y, {output}) {{ k = {operator}(w) y = {CONV} (x, w) }}"
