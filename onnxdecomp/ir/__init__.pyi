@@ -24,6 +24,11 @@ from .model import Model as Model
 from .model import Source as Source
 from .model import as_model as as_model
 from .model import load as load
+from .reading import MOST_OF_PROTOBUF as MOST_OF_PROTOBUF
+from .reading import MOST_OF_TEXT as MOST_OF_TEXT
+from .reading import read_file as read_file
+from .reading import require_memory as require_memory
+from .reading import require_regular as require_regular
 from .saving import data_path as data_path
 from .saving import on_disk as on_disk
 from .saving import save as save

@@ -124,7 +124,7 @@ def read(tensor: TensorProto, folder: Path) -> Array:
         tensor = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=data)
     try:
         return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
         raise ModelError(f"tensor '{tensor.name}': its data do not fit its shape ({error})") from error
 
 
