@@ -1,11 +1,9 @@
 from .batchnorm import BatchNorm as BatchNorm
+from .explaining import explained as explained
 from .files import as_folder as as_folder
-from .files import explained as explained
-from .files import make_scratch as make_scratch
 from .files import require_apart as require_apart
 from .files import require_distinct as require_distinct
 from .files import require_target as require_target
-from .files import scratch_folder as scratch_folder
 from .files import write_file as write_file
 from .files import write_text as write_text
 from .finite import NotFiniteError as NotFiniteError
@@ -33,6 +31,9 @@ from .saving import data_path as data_path
 from .saving import on_disk as on_disk
 from .saving import save as save
 from .saving import staged as staged
+from .scratch import Scratch as Scratch
+from .scratch import scratch_folder as scratch_folder
+from .scratch import sweep as sweep
 from .shapes import InputShapes as InputShapes
 from .shapes import Shape as Shape
 from .shapes import ShapesLike as ShapesLike

@@ -117,7 +117,9 @@ def _readable(path: Path, what: str) -> Iterator[None]:
         yield
     except (OnnxdecompError, MemoryError):
         raise
-    except OSError as error:
-        raise UsageError(f"cannot read the {what} {path}: {error.strerror or error}") from error
     except Exception as error:
-        raise UsageError(f"cannot read the {what} {path}: no .npz or .npy file of numbers") from error
+        # Of the system's errors, those of decompressors have no words.
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UsageError(
+            f"cannot read the {what} {path}: {reason or 'no .npz or .npy file of numbers'}"
+        ) from error
