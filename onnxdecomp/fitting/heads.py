@@ -60,7 +60,8 @@ def find_head(anchor: Anchor, folder: Path, *, ir_version: int, freeze: bool) ->
         constant = find_constant(anchor.scope, name, ir_version=ir_version, freeze=freeze)
         if not isinstance(constant, Constant):
             return "its bias is no constant"
-        values = constant.values(folder).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of a signalling NaN
+            values = constant.values(folder).astype(np.float64)
         if values.size != 1 and (values.size != outputs or values.shape[-1] != outputs):
             return "its bias has a row for each sample"
         bias = np.broadcast_to(values.reshape(-1), (outputs,)).copy()

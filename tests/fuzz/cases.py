@@ -10,6 +10,7 @@ import re
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +32,10 @@ def flaws(seed: str, folder: Path) -> list[str]:
         seed: of the case.
         folder: where it runs, empty.
     """
-    words = place(seed, folder)
+    with warnings.catch_warnings(action="ignore"):  # of NumPy and zipfile, who are made to write nonsense
+        words = place(seed, folder)
     before, start, base = _state(folder), time.process_time(), _reset_peak()
-    out, err = io.StringIO(), io.StringIO()
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     argv, here = sys.argv, Path.cwd()
     found = []
     code: object = None
@@ -55,7 +57,8 @@ def flaws(seed: str, folder: Path) -> list[str]:
         found.append(f"{taken:.1f} s of computing")
     if (peak := _peak()) > base + MOST_BYTES:
         found.append(f"{(peak - base) / 2**20:.0f} MiB")
-    found += _flaws_of_words(err.getvalue(), code)
+    err.seek(0)
+    found += _flaws_of_words(err.read(), code)
     found += _flaws_of_files(before, folder, code)
     return [f"{' '.join(words)[:300]}: {flaw}" for flaw in found]
 

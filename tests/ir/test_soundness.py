@@ -256,3 +256,27 @@ def test_no_message_is_longer_than_a_line_can_be(cli: Cli, tmp_path: Path, value
     ):
         assert len(cli(*words).err.splitlines()[-1]) <= 300
         assert cli(*words).refusal()
+
+
+# NumPy warns when such a NaN is cast, as of nothing else that stands in files.
+SIGNALLING = np.full(32, 0x7FA00000, np.uint32).view(np.float32)
+CAST = SMALL.replace("[conv] h", "k = Cast <to=11> (w) [conv] h").replace("(x, w, b)", "(x, k, b)")
+NAN = {
+    "weight": (SMALL, {"w": np.resize(SIGNALLING, (32, 16, 3, 3))}),
+    "bias": (SMALL, {"b": SIGNALLING}),
+    "a weight behind a Cast": (CAST, {"w": np.resize(SIGNALLING, (32, 16, 3, 3))}),
+    "BatchNormalization": (NORMED, {"b": SIGNALLING}),
+}
+
+
+@pytest.mark.parametrize("name", NAN)
+def test_numbers_that_are_none_bring_no_warning(cli: Cli, tmp_path: Path, name: str) -> None:
+    """It would be a second line on standard error."""
+    text, arrays = NAN[name]
+    save(small_model(text, **arrays), tmp_path / "in.onnx")
+    np.savez("x.npz", x=nets.signal(4, 16, 8, 8))
+    for more in (("--no-check",), ("--no-check", "--data", "x.npz")):
+        done = cli("rewrite", "in.onnx", "out.onnx", *RANK, *more)
+        assert done.code == 0 or done.refusal(done.code)
+    np.savez("x.npz", x=np.resize(SIGNALLING, (4, 16, 8, 8)))
+    assert "NaN or Inf" in cli("rewrite", "in.onnx", "out.onnx", *RANK, "--data", "x.npz").refusal()
