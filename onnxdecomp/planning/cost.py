@@ -27,7 +27,7 @@ def chain_params(site: Site, choice: Choice) -> int:
 
 def chain_macs(site: Site, choice: Choice) -> int | None:
     """Multiply-accumulates of one run of the chain, None where shapes are not known."""
-    if site.sizes is None:
+    if site.sizes is None or not _fits(site):
         return None
     return _macs(site, choice, *site.sizes)
 
@@ -37,10 +37,17 @@ def macs_ratio(site: Site, choice: Choice) -> float:
 
     Where shapes are not known, the input is taken to be as many times the output as the strides say.
     """
-    before, after = site.sizes or ((1, *site.strides), (1,) * (1 + len(site.strides)))
-    if not math.prod(after):
-        before, after = (1, *site.strides), (1,) * (1 + len(site.strides))
+    axes = len(site.kernel)
+    strides = site.strides if len(site.strides) == axes else (1,) * axes
+    before, after = (1, *strides), (1,) * (1 + axes)
+    if site.sizes is not None and _fits(site) and math.prod(site.sizes[1]):
+        before, after = site.sizes
     return _macs(site, choice, before, after) / (math.prod(after) * (site.params or 1))
+
+
+def _fits(site: Site) -> bool:
+    """Whether the sizes have an axis for each of the kernel's: in a file that is damaged they may not."""
+    return all(len(each) == 1 + len(site.kernel) for each in site.sizes or ())
 
 
 def _macs(site: Site, choice: Choice, before: tuple[int, ...], after: tuple[int, ...]) -> int:

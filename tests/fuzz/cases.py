@@ -59,7 +59,7 @@ def flaws(seed: str, folder: Path) -> list[str]:
         found.append(f"{(peak - base) / 2**20:.0f} MiB")
     err.seek(0)
     found += _flaws_of_words(err.read(), code)
-    found += _flaws_of_files(before, folder, code)
+    found += _flaws_of_files(before, folder, code, OUTPUTS | {*words})
     return [f"{' '.join(words)[:300]}: {flaw}" for flaw in found]
 
 
@@ -73,7 +73,7 @@ def _flaws_of_words(told: str, code: object) -> Iterator[str]:
         yield f"a traceback or an escape code: {told[-600:]}"
 
 
-def _flaws_of_files(before: dict[str, str], folder: Path, code: object) -> Iterator[str]:
+def _flaws_of_files(before: dict[str, str], folder: Path, code: object, outputs: set[str]) -> Iterator[str]:
     after = _state(folder)
     if changed := [
         name for name, digest in before.items() if after.get(name) != digest and name not in OUTPUTS
@@ -81,7 +81,7 @@ def _flaws_of_files(before: dict[str, str], folder: Path, code: object) -> Itera
         yield f"changed its input: {changed}"
     new = after.keys() - before.keys()
     # A search that misses its goal writes what it knows, but no model.
-    allowed = OUTPUTS if code == 0 else OUTPUTS - {"out.onnx", "out.onnx.data"} if code == 1 else set()
+    allowed = outputs if code == 0 else outputs - {"out.onnx", "out.onnx.data"} if code == 1 else set()
     if new - allowed:
         yield f"left behind with exit code {code}: {sorted(new - allowed)}"
     if code == 0 and "out.onnx" in new:

@@ -25,7 +25,7 @@ HANGS, STARTS = 60, 300
 # As `ulimit -v`: what asks for more is refused, not paged out.
 MOST_ADDRESSES = 6_000_000 * 1024
 # Cases that once failed, and a few of every kind.
-FAILED = ("b/158", "b/257")
+FAILED = ("b/158", "b/257", "d/85", "d/209")
 FEW = tuple(f"few/{number}" for number in range(16))
 
 

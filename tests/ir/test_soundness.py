@@ -204,6 +204,30 @@ def test_graphs_nested_beyond_measure_are_refused(cli: Cli, tmp_path: Path) -> N
 # -----
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "Conv <strides=[1]> (x, w)",
+        "Conv <strides=[1,1,1]> (x, w)",
+        "Conv <strides=[0]> (q, w)",
+        "Conv <kernel_shape=[3]> (x, w)",
+        "Conv (p, w)",
+    ],
+)
+def test_a_geometry_of_other_axes_than_the_weight_has_is_no_index(
+    cli: Cli, tmp_path: Path, body: str
+) -> None:
+    for rank in ("3,8", "4,8,8,8"):
+        start = (
+            f"m (float[1,16,{rank[2:]}] x, float[0,16,0] q, float[1,16,8] p) => (float[1,32,{rank[2:]}] y)"
+        )
+        model = small_model(f"{start} {{ y = {body} }}")
+        save(model, tmp_path / "in.onnx")
+        for words in (("rewrite", "in.onnx", "out.onnx", *RANK, "--no-check"), ("inspect", "in.onnx")):
+            done = cli(*words)
+            assert done.code == 0 or done.refusal(done.code)
+
+
 def sized(*dims: int | str, text: str = SMALL) -> ModelProto:
     model = small_model(text)
     for value in (*model.graph.input, *model.graph.output):
