@@ -39,10 +39,10 @@ def macs_ratio(site: Site, choice: Choice) -> float:
     """
     axes = len(site.kernel)
     strides = site.strides if len(site.strides) == axes else (1,) * axes
-    nothing: tuple[int, ...] = ()
-    before, after = site.sizes or (nothing, nothing)
-    if not (after and _fits(site) and math.prod(after)):
-        before, after = (1, *strides), (1,) * (1 + axes)
+    before: tuple[int, ...] = (1, *strides)
+    after: tuple[int, ...] = (1,) * (1 + axes)
+    if site.sizes is not None and _fits(site) and 0 not in site.sizes[1]:
+        before, after = site.sizes
     return _macs(site, choice, before, after) / (math.prod(after) * (site.params or 1))
 
 
