@@ -95,6 +95,8 @@ class _Parameter:
         hint: what it takes.
         classes: whose instances it takes, and nothing else of them need be known.
         containers: whose instances it takes, if their items are right.
+        pairs: the classes of names and values in the dicts that it takes, where nothing else of them need be
+            known.
         arity: of the functions that it takes; None where it takes none.
     """
 
@@ -102,6 +104,7 @@ class _Parameter:
     hint: Any
     classes: frozenset[type]
     containers: tuple[type, ...]
+    pairs: frozenset[tuple[type, type]]
     arity: int | None
 
     @classmethod
@@ -116,6 +119,7 @@ class _Parameter:
             hint=hint,
             classes=frozenset(plain | ({int} if float in plain else set())),
             containers=tuple(each for each in origins if each is not None and each is not function),
+            pairs=frozenset(pair for each in members if (pair := _plain_pair(each)) is not None),
             arity=len(calls[0]) if calls else None,
         )
 
@@ -146,6 +150,12 @@ class _Parameter:
             return True
         if type(value) in (dict, list, tuple) and not value and isinstance(value, self.containers):
             return True
+        if (
+            type(value) is dict
+            and self.pairs
+            and {(type(name), type(each)) for name, each in value.items()} <= self.pairs
+        ):
+            return True  # plans may have a million sites
         if self.arity is not None and callable(value) and _accepts(value, self.arity):
             return True
         # Slow to load, and for containers of something alone.
@@ -161,6 +171,14 @@ class _Parameter:
         except TypeCheckError:
             return False
         return True
+
+
+def _plain_pair(hint: Any) -> tuple[type, type] | None:
+    """The classes of names and values in a dict, if all that its annotation says is two of them."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin not in (dict, collections.abc.Mapping) or not all(isinstance(each, type) for each in arguments):
+        return None
+    return arguments[0], arguments[1]
 
 
 def _accepts(function: Callable[..., Any], count: int) -> bool:

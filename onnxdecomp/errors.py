@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import signal
 
-# Characters of another library's error that a message repeats; the whole is the __cause__.
-_MOST_REPEATED = 300
+# Characters of a message, and of another library's error that it repeats; the whole of that is the __cause__.
+_LONGEST, _MOST_REPEATED = 288, 200
 
 
 class OnnxdecompError(Exception):
@@ -35,6 +35,9 @@ class OnnxdecompError(Exception):
     """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
 
 class ModelError(OnnxdecompError):
@@ -106,10 +109,20 @@ class StoppedError(BaseException):
 
 
 def first_line(error: BaseException) -> str:
-    """The first non-empty line of an error's text, cut at 300 characters: for a message of one line."""
+    """The first non-empty line of an error's text, cut at 200 characters: for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = printable(lines[0]) if lines else type(error).__name__
     return line if len(line) <= _MOST_REPEATED else f"{line[: _MOST_REPEATED - 1].rstrip()}…"
+
+
+def shortened(text: str) -> str:
+    """A message that is not too long: what is wrong stands first, what to do last, and both stay.
+
+    With the program's name before it, it has 300 characters at most.
+    """
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST - 101]}…{text[-100:]}"
 
 
 def printable(text: str) -> str:

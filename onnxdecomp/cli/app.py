@@ -26,7 +26,7 @@ from onnxdecomp.cli.rewrite import rewrite
 from onnxdecomp.cli.search import search
 from onnxdecomp.cli.trials import trials
 from onnxdecomp.cli.tune import tune
-from onnxdecomp.errors import OnnxdecompError, StoppedError, first_line, printable
+from onnxdecomp.errors import OnnxdecompError, StoppedError, first_line, printable, shortened
 from onnxdecomp.stopping import SIGNALS, stop, stopped_by
 
 app = typer.Typer(
@@ -89,6 +89,10 @@ def _end(error: BaseException) -> NoReturn:
     if isinstance(error, UnicodeDecodeError):
         _explain(error)
         _fail("a name in the model is not UTF-8 text; the file is damaged", 2)
+    if isinstance(error, OSError) and error.filename is not None:
+        # A path that the system does not even look at: too long, in a circle, behind a closed door.
+        _explain(error)
+        _fail(f"cannot use {error.filename}: {error.strerror}; name another", 2)
     raise error
 
 
@@ -103,5 +107,6 @@ def _explain(error: Exception) -> None:
 def _fail(message: str, code: int) -> NoReturn:
     from onnxdecomp.show import with_flags
 
-    print(f"onnxdecomp: {printable(' '.join(with_flags(message).split()))}", file=sys.stderr)  # noqa: T201
+    line = shortened(printable(" ".join(with_flags(message).split())))
+    print(f"onnxdecomp: {line}", file=sys.stderr)  # noqa: T201
     sys.exit(code)

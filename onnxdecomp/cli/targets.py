@@ -62,6 +62,9 @@ class Targets:
         for document in filter(None, files):
             ir.require_target(document, self.keep, device=True)
         ir.require_distinct(model, data, *files)
+        # What processes left behind that were killed, wherever this command reads or writes.
+        for folder in {file.parent for file in (*self.keep, *filter(None, (model, *files)))}:
+            ir.sweep(folder)
 
     def console(self, voice: Voice) -> Console:
         """Where tables go: standard output, but where a document goes there, which must stand alone."""

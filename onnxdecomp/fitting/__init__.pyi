@@ -2,6 +2,7 @@ from .arranging import Arrangement as Arrangement
 from .arranging import arrangement as arrangement
 from .arranging import chain_of as chain_of
 from .gathering import Prepared as Prepared
+from .gathering import require_sight as require_sight
 from .heads import Head as Head
 from .heads import blocks as blocks
 from .leastsquares import LowRank as LowRank

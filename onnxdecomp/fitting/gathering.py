@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from onnxdecomp.errors import UsageError
 from onnxdecomp.factors import Floats
 from onnxdecomp.fitting.heads import Head
 from onnxdecomp.fitting.moments import Moments
@@ -19,6 +20,9 @@ from onnxdecomp.fitting.wide import PatchBlock, WideTarget
 _ONE_FOLD = 512
 # Above so many, only the covariance of the channels is used.
 WIDEST_PATCH = 8192
+
+
+BLIND = "it sees nothing on these samples: its input is zero, or always the same"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,3 +76,20 @@ def gather(
         alpha=lead.alpha,
         judged=judged if judged < folds else None,
     )
+
+
+def require_sight(parameter: str, outcomes: Sequence[object]) -> None:
+    """Refuse samples on which none of the sites sees anything.
+
+    Args:
+        parameter: by which they were given, for messages.
+        outcomes: of the sites; BLIND where one saw nothing.
+
+    Raises:
+        UsageError: all of them are BLIND.
+    """
+    if outcomes and all(each == BLIND for each in outcomes):
+        raise UsageError(
+            f"`{parameter}`: on these samples every site's input is zero or always the same; give samples "
+            "as the model meets them"
+        )

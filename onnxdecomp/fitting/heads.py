@@ -59,7 +59,8 @@ def find_head(anchor: Anchor, folder: Path, constants: Constants) -> Head | str:
         constant = constants.find(anchor.scope, name)
         if not isinstance(constant, Constant):
             return "its bias is no constant"
-        values = constant.values(folder).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of a signalling NaN
+            values = constant.values(folder).astype(np.float64)
         if values.size != 1 and (values.size != outputs or values.shape[-1] != outputs):
             return "its bias has a row for each sample"
         bias = np.broadcast_to(values.reshape(-1), (outputs,)).copy()

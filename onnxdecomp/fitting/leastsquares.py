@@ -60,6 +60,8 @@ class Problem:
             s -= np.multiply.outer(mean_x, mean_x)
             t -= np.multiply.outer(mean_y, mean_x)
             yy -= float(mean_y @ mean_y)
+        if not moments.varies(centred):  # what is left is noise
+            s, t = np.zeros_like(s), np.zeros_like(t)
         return cls(s.astype(dtype, copy=False), t.astype(dtype, copy=False), yy)
 
     def reordered(self, order: NDArray[np.int64] | None) -> Problem:
@@ -79,8 +81,11 @@ class Problem:
         return Problem(self.s.astype(np.float32), self.t.astype(np.float32), self.yy)
 
     def ridged(self, weight: Floats, fraction: float) -> Problem:
-        """With a ridge centred on `weight` (D, P): `fraction` of the mean variance of x."""
-        ridge = fraction * float(np.trace(self.s)) / len(self.s)
+        """With a ridge centred on `weight` (D, P): `fraction` of the mean variance of x.
+
+        Where x does not vary there is nothing else: the low-rank weight is that nearest to `weight`.
+        """
+        ridge = fraction * float(np.trace(self.s)) / len(self.s) or 1.0
         s = self.s.copy()
         s.flat[:: len(s) + 1] += ridge
         t = self.t + (ridge * weight).astype(self.t.dtype)

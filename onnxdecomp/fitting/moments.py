@@ -19,6 +19,9 @@ from onnxdecomp.factors import Floats, all_finite
 
 # Bytes of the patches that are in memory at a time.
 _BLOCK = 1 << 27
+# A mean square below the first is what remains where single precision underflows; a variance below the
+# second, as a share of the mean square, is what it rounds to.
+_NOTHING, _NOISE = 1e-30, 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +138,16 @@ class Moments:
         """The first moments alone, the products left out."""
         nothing = np.zeros((0, 0))
         return Moments(self.count, self.x, self.y, nothing, nothing, self.yy)
+
+    def varies(self, centred: bool) -> bool:
+        """Whether products in single precision can tell the patches from nothing.
+
+        Args:
+            centred: from their mean; the operator has a bias to take that.
+        """
+        square = float(np.trace(self.xx)) / (self.count * len(self.x))
+        mean = float(np.square(self.x / self.count).mean()) if centred else 0.0
+        return square - mean > max(_NOTHING, _NOISE * square)
 
     def finite(self) -> bool:
         """Whether every sum is."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from onnxdecomp.comparing import Tally
 from onnxdecomp.factors import Floats
-from onnxdecomp.fitting.gathering import Prepared, gather
+from onnxdecomp.fitting.gathering import BLIND, Prepared, gather
 from onnxdecomp.fitting.heads import Head, blocks, find_head
 from onnxdecomp.fitting.outcome import Factors, Fit
 from onnxdecomp.fitting.plain import factor_one
@@ -124,7 +124,7 @@ class Calibration:
                     self._after.forget(name)
 
     def _prepare(self, unit: Unit) -> Prepared | str:
-        """Walk on to a unit and gather what it is fitted to; or why it has no factors at all."""
+        """Walk on to a unit and gather what it is fitted to; or why it is left as it is."""
         try:
             weight = read_finite_weight(unit.lead, self._model.folder)
         except NotFiniteError as error:
@@ -133,6 +133,10 @@ class Calibration:
         heads = [head for head in found if isinstance(head, Head)]
         reasons = [head for head in found if isinstance(head, str)]
         target = reasons[0] if reasons else self._target(unit, weight, heads)
+        if isinstance(target, Target) and target.blind():
+            for head in heads:
+                self._before.forget(head.output)
+            return BLIND
         return Prepared(weight=weight, heads=tuple(heads), target=target)
 
     def output_errors(

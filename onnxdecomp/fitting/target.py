@@ -44,6 +44,10 @@ class Target:
         others = [parts for i, parts in enumerate(self.moments) if i != fold]
         return [total([part(each) for each in parts]) for parts in zip(*others, strict=True)]
 
+    def blind(self) -> bool:
+        """Whether its sites see nothing: no input at all or, beside a bias, always the same one."""
+        return not any(moments.varies(self.centred) for moments in self.wholes())
+
     def wholes(self) -> list[Moments]:
         """The moments of all folds."""
         return [total(parts) for parts in zip(*self.moments, strict=True)]

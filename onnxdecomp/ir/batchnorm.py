@@ -39,8 +39,10 @@ class BatchNorm:
 
     def affine(self, folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The factor s and the new bias b', each of shape (C_out,), in float64."""
-        scale, shift, mean, variance, *bias = (p.values(folder).astype(np.float64) for p in self.parameters)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            scale, shift, mean, variance, *bias = (
+                p.values(folder).astype(np.float64) for p in self.parameters
+            )
             factor = scale / np.sqrt(variance + self.epsilon)
             return factor, factor * ((bias[0] if bias else 0.0) - mean) + shift
 

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from onnxdecomp.arguments import PathLike
-from onnxdecomp.errors import OutputError, UsageError, first_line
-from onnxdecomp.stopping import uninterrupted
-
-_HINTS = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EROFS: "choose a folder that can be written",
-    errno.EACCES: "choose a folder that can be written",
-    errno.EPERM: "choose a folder that can be written",
-}
+from onnxdecomp.errors import OutputError, UsageError
+from onnxdecomp.ir.explaining import explained
+from onnxdecomp.ir.scratch import scratch_folder
 
 
 def as_folder(path: PathLike | None, parameter: str) -> Path | None:
@@ -73,45 +62,6 @@ def write_file(path: Path, write: Callable[[Path], object], keep: set[Path]) -> 
         with scratch_folder(f".{path.name}.", path.parent) as scratch:
             write(scratch / path.name)
             (scratch / path.name).replace(path)
-
-
-def make_scratch(prefix: str = ".onnxdecomp-", beside: Path | None = None) -> Path:
-    """A new folder, for the caller to remove.
-
-    Args:
-        prefix: what its name begins with.
-        beside: where to make it; None is where the system keeps temporary files.
-
-    Raises:
-        OutputError: it cannot be made there.
-    """
-    if beside is None:
-        with explained(Path("temporary files")):  # where no folder will do
-            beside = Path(tempfile.gettempdir())
-    with explained(beside):
-        return Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
-
-
-@contextlib.contextmanager
-def scratch_folder(prefix: str = ".onnxdecomp-", beside: Path | None = None) -> Iterator[Path]:
-    """A folder that is gone after the block, whole, whatever ends it: a signal too, and one more after it.
-
-    Args:
-        prefix: what its name begins with.
-        beside: where to make it; None is where the system keeps temporary files.
-
-    Raises:
-        OutputError: it cannot be made there.
-    """
-    scratch: Path | None = None
-    try:
-        with uninterrupted():
-            scratch = make_scratch(prefix, beside)
-        yield scratch
-    finally:
-        with uninterrupted():
-            if scratch is not None:
-                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def require_target(target: Path, keep: set[Path], *, device: bool = False) -> None:
@@ -176,14 +126,3 @@ def require_distinct(*targets: Path | None) -> None:
         if target.resolve() in places:
             raise UsageError(f"{target} is named for two outputs; choose another name for one of them")
         places.add(target.resolve())
-
-
-@contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors into one line that names the output or a folder."""
-    try:
-        yield
-    except OSError as error:
-        hint = _HINTS.get(error.errno or 0, "see the system's message")
-        what = error.strerror or first_line(error)  # libraries raise some without a number
-        raise OutputError(f"cannot write {path}: {what}; nothing was written; {hint}") from error

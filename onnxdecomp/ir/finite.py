@@ -23,7 +23,8 @@ def finite_values(weight: Constant, folder: Path) -> NDArray[np.float64]:
     Raises:
         NotFiniteError: it has NaN or Inf.
     """
-    values: NDArray[np.float64] = weight.values(folder).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of a signalling NaN, which is refused below
+        values: NDArray[np.float64] = weight.values(folder).astype(np.float64)
     if not np.isfinite(values).all():
         raise NotFiniteError("its weight has NaN or Inf")
     return values

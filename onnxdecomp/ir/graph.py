@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxdecomp.errors import ModelError
-
 ONNX_DOMAINS = ("", "ai.onnx")
 
 TensorKey = tuple[int, str]
@@ -135,7 +133,6 @@ def _scope(
     path: str, body: GraphProto | FunctionProto, outer: Scope | None, opset: int, taken: set[str]
 ) -> Iterator[Scope]:
     is_graph = isinstance(body, GraphProto)
-    _require_text(body)
     scope = Scope(
         path=path,
         body=body,
@@ -152,16 +149,6 @@ def _scope(
         for name, graph in subgraphs(node):
             inner = _fresh(path, f"{key}/{name}/", taken)
             yield from _scope(path + inner, graph, scope, opset, taken)
-
-
-def _require_text(body: GraphProto | FunctionProto) -> None:
-    """Refuse names that are not UTF-8: protobuf hands them out as bytes."""
-    names = [text for node in body.node for text in (node.name, node.op_type, *node.input, *node.output)]
-    if isinstance(body, GraphProto):
-        names += [each.name for each in (*body.initializer, *body.input, *body.output)]
-    for name in names:
-        if not isinstance(name, str):
-            raise ModelError(f"the name {name!r} is not UTF-8 text; the file is damaged")
 
 
 def scopes(model: ModelProto) -> list[Scope]:

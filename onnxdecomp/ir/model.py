@@ -19,6 +19,8 @@ from onnx import ModelProto
 from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import naming
 from onnxdecomp.errors import ModelError, UsageError
+from onnxdecomp.ir.reading import MOST_OF_PROTOBUF, read_file
+from onnxdecomp.ir.soundness import require_sound
 from onnxdecomp.ir.spool import Spool
 from onnxdecomp.ir.tensors import Extent, all_tensors, extent, inline_nbytes, is_external, verify_external
 
@@ -115,9 +117,9 @@ def load(path: str | os.PathLike[str]) -> Model:
     """
     file = Path(path)
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror}") from error
+        data = read_file(file, MOST_OF_PROTOBUF)
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise ModelError(f"cannot read {file}: {getattr(error, 'strerror', error)}") from error
     proto = ModelProto()
     try:
         proto.ParseFromString(data)
@@ -162,3 +164,4 @@ def _require_model(proto: ModelProto, what: str) -> None:
         raise ModelError(
             f"{what} is not a whole ONNX model: it imports no operator set; the file may be cut off"
         )
+    require_sound(proto, what)

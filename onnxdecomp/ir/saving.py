@@ -14,8 +14,10 @@ from typing import BinaryIO
 from onnx import ModelProto
 
 from onnxdecomp.errors import ModelError
-from onnxdecomp.ir.files import explained, require_target, scratch_folder
+from onnxdecomp.ir.explaining import explained
+from onnxdecomp.ir.files import require_target
 from onnxdecomp.ir.model import PROTOBUF_LIMIT, Model, Source, as_model
+from onnxdecomp.ir.scratch import scratch_folder, sweep
 from onnxdecomp.ir.spool import point_to
 from onnxdecomp.ir.tensors import Extent, all_tensors, extent, inline_nbytes, is_external
 from onnxdecomp.stopping import uninterrupted
@@ -35,7 +37,8 @@ def staged(model: Model, path: Path, keep: set[Path]) -> Iterator[Path]:
     """Write `model` to a scratch folder beside `path`, and move it into place when the block succeeds.
 
     Yields the staged file, complete and loadable. An exception, a full disk or a kill at any moment leaves
-    either the whole output or none. External data go to one file, `<name>.data`.
+    either the whole output or none; what a kill leaves in the folder, `sweep` removes. External data go to
+    one file, `<name>.data`.
 
     Args:
         model: what to write.
@@ -51,6 +54,7 @@ def staged(model: Model, path: Path, keep: set[Path]) -> Iterator[Path]:
     external = bool(model.extents()) or inline_nbytes(model.proto) > PROTOBUF_LIMIT
     if external:
         require_target(data, keep)
+    sweep(path.parent)
     with contextlib.ExitStack() as stack:
         with explained(path):
             scratch = stack.enter_context(scratch_folder(f".{path.name}.", path.parent))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import weakref
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 
 from onnx import TensorProto
 
-from onnxdecomp.ir.files import explained, make_scratch
+from onnxdecomp.ir.explaining import explained
+from onnxdecomp.ir.scratch import Scratch
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -23,8 +23,9 @@ class Spool:
     @classmethod
     def create(cls, beside: Path | None) -> Spool:
         """A new scratch folder in `beside`, or where the system keeps temporary files."""
-        spool = cls(make_scratch(".onnxdecomp.", beside).resolve())
-        weakref.finalize(spool, shutil.rmtree, spool.folder, ignore_errors=True)
+        scratch = Scratch.make(".onnxdecomp.", beside)
+        spool = cls(scratch.folder.resolve())
+        weakref.finalize(spool, scratch.remove)
         return spool
 
     def store(self, tensor: TensorProto) -> None:

@@ -124,7 +124,7 @@ def read(tensor: TensorProto, folder: Path) -> Array:
         tensor = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=data)
     try:
         return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
         raise ModelError(f"tensor '{tensor.name}': its data do not fit its shape ({error})") from error
 
 
@@ -144,7 +144,8 @@ def verify_external(model: ModelProto, folders: Iterable[Path], folder: Path) ->
             try:
                 _verify(part, location, allowed, where)
             except (OSError, ValueError, RuntimeError) as error:  # a path no file can have, links in a circle
-                raise ModelError(f"{where} cannot be looked up: {first_line(error)}") from error
+                reason = getattr(error, "strerror", None) or first_line(error)
+                raise ModelError(f"{where} cannot be looked up: {reason}") from error
 
 
 def _verify(part: Extent, location: str, allowed: list[Path], where: str) -> None:

@@ -89,7 +89,8 @@ class Constant:
             if node.op_type == "Transpose":
                 array = np.transpose(array, _permutation(node, array.ndim))
             elif node.op_type == "Cast":
-                array = array.astype(helper.tensor_dtype_to_np_dtype(_cast_type(node)))
+                with np.errstate(invalid="ignore", over="ignore"):  # as a runtime casts
+                    array = array.astype(helper.tensor_dtype_to_np_dtype(_cast_type(node)))
         return array
 
 

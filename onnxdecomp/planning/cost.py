@@ -28,7 +28,7 @@ def chain_params(site: Site, choice: Choice) -> int:
 
 def chain_macs(site: Site, choice: Choice) -> int | None:
     """Multiply-accumulates of one run of the chain, None where shapes are not known."""
-    if site.sizes is None:
+    if site.sizes is None or not _fits(site):
         return None
     return _macs(site, choice, *site.sizes)
 
@@ -39,17 +39,24 @@ def macs_ratio(site: Site, choice: Choice) -> float:
     Where shapes are not known, the input is taken to be as many times the output as the strides say, and the
     output of a ConvTranspose as many times its input.
     """
-    before, after = site.sizes or _usual_sizes(site)
-    if not math.prod((*before, *after)):
-        before, after = _usual_sizes(site)
+    before, after = _usual_sizes(site)
+    if site.sizes is not None and _fits(site) and all(math.prod(sizes) for sizes in site.sizes):
+        before, after = site.sizes
     own = math.prod(before if site.adjoint else after) * (site.params or 1)
     return _macs(site, choice, before, after) / own
 
 
 def _usual_sizes(site: Site) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The least whole sizes of an input and output that differ by the strides."""
-    large, small = (1, *site.strides), (1,) * (1 + len(site.strides))
+    axes = len(site.kernel)
+    strides = site.strides if len(site.strides) == axes else (1,) * axes
+    large, small = (1, *strides), (1,) * (1 + axes)
     return (small, large) if site.adjoint else (large, small)
+
+
+def _fits(site: Site) -> bool:
+    """Whether the sizes have an axis for each of the kernel's: in a file that is damaged they may not."""
+    return all(len(each) == 1 + len(site.kernel) for each in site.sizes or ())
 
 
 def _macs(site: Site, choice: Choice, before: tuple[int, ...], after: tuple[int, ...]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections import Counter
@@ -14,7 +15,7 @@ from onnxdecomp.abridging import abridged
 from onnxdecomp.arguments import PathLike, naming, verified
 from onnxdecomp.errors import UsageError, first_line
 from onnxdecomp.factors import METHODS, ONE_RANK, Ranks
-from onnxdecomp.ir import Site, write_text
+from onnxdecomp.ir import MOST_OF_TEXT, Site, read_file, write_text
 from onnxdecomp.planning.choice import Choice
 from onnxdecomp.planning.methods import applicable, rank_limits
 
@@ -101,7 +102,8 @@ class Plan:
             UsageError: it cannot be read, or as `from_json`; the message names the file.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin with a byte order mark
+            # Some editors begin with a byte order mark.
+            text = read_file(Path(path), MOST_OF_TEXT).decode("utf-8-sig")
         except OSError as error:
             raise UsageError(f"cannot read the plan {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
@@ -133,15 +135,22 @@ def _choice(name: str, entry: Any) -> Choice:
         raise UsageError(f'{where}: ranks must be {{"in": …, "out": …}}')
     if (flaw := _flaw(entry["method"], ranks.get("in"), ranks.get("out"))) is not None:
         raise UsageError(f"{where}: {flaw}")
-    return Choice(entry["method"], Ranks(ranks.get("in"), ranks.get("out")))
+    return _shared(entry["method"], ranks.get("in"), ranks.get("out"))
+
+
+@functools.lru_cache(1 << 16)
+def _shared(method: str, rank_in: int | None, rank_out: int | None) -> Choice:
+    """A choice: the sites of a large plan have few different ones."""
+    return Choice(method, Ranks(rank_in, rank_out))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; a name that stands twice would silently lose its first value."""
-    names = Counter(name for name, _ in pairs)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise UsageError(f"the plan names '{twice[0]}' twice")
-    return dict(pairs)
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise UsageError(f"the plan names '{twice}' twice")
+    return found
 
 
 def _flaw(method: Any, rank_in: Any, rank_out: Any) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnxdecomp.arguments import PathLike, verified
 from onnxdecomp.errors import NothingSelectedError, UsageError
-from onnxdecomp.fitting import Factors, factor_all, fit_all, largest_first
+from onnxdecomp.fitting import Factors, factor_all, fit_all, largest_first, require_sight
 from onnxdecomp.ir import ShapesLike, Source, Survey, as_folder, as_input_shapes, as_model
 from onnxdecomp.lowering import Splicer
 from onnxdecomp.planning import Choice, Plan, PlanLike, Policy, Unit, as_plan
@@ -132,6 +132,8 @@ def carry_out(
             raise UsageError(f"`plan`, site '{unit.name}' cannot be decomposed: {outcome}")
         else:
             decisions |= dict.fromkeys(names, outcome)
+    if data is not None:
+        require_sight("data", [decisions[site.name] for unit in units for site in unit.sites])
     if not outcomes and (request.plan is None or request.plan.sites):
         raise NothingSelectedError(why_nothing(decisions))
     rewritten = splicer.finish()

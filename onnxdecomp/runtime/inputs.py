@@ -9,10 +9,20 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from onnxdecomp.errors import UsageError
-from onnxdecomp.ir import Array, InputShapes, Shape, declared_shape, fixed_input_shapes, graph_inputs
+from onnxdecomp.ir import (
+    Array,
+    InputShapes,
+    Shape,
+    declared_shape,
+    fixed_input_shapes,
+    graph_inputs,
+    require_memory,
+)
 
 Feeds = Mapping[str, Array]
 
+# Normal numbers are drawn in float64, whatever becomes of them.
+_DRAWN_ITEMSIZE = 8
 _NO_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
 
 
@@ -59,6 +69,7 @@ def random_feeds(model: ModelProto, shapes: InputShapes, seed: int = 0) -> Feeds
 
     Raises:
         UsageError: an input's dimensions or type are unknown; the message says what to give.
+        RunError: an input is larger than the memory.
     """
     fixed = fixed_input_shapes(model, shapes)
     generator = np.random.default_rng(seed)
@@ -72,7 +83,9 @@ def random_feeds(model: ModelProto, shapes: InputShapes, seed: int = 0) -> Feeds
             raise UsageError(
                 f"input '{spec.name}' has unknown dimensions ({dims}): give `input_shapes` {spec.name}:DIMS"
             )
-        feeds[spec.name] = _random(generator, tuple(d for d in shape if d is not None), spec.dtype)
+        known = tuple(d for d in shape if d is not None)
+        require_memory(known, max(spec.dtype.itemsize, _DRAWN_ITEMSIZE), f"the input '{spec.name}'")
+        feeds[spec.name] = _random(generator, known, spec.dtype)
     return feeds
 
 

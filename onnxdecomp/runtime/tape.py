@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 from onnx import ValueInfoProto, helper
 
-from onnxdecomp.ir import Array, explained, make_scratch
+from onnxdecomp.ir import Array, Scratch, explained
 from onnxdecomp.stopping import uninterrupted
 
 
@@ -16,7 +15,8 @@ class Tape:
     """Arrays on disk, one per tensor and run, in a folder that goes when the block is left."""
 
     def __init__(self, beside: Path | None = None) -> None:
-        self._folder = make_scratch(beside=beside)
+        self._scratch = Scratch.make(beside=beside)
+        self._folder = self._scratch.folder
         self._shapes: dict[str, list[tuple[int, ...]]] = {}
         self._types: dict[str, np.dtype[np.generic]] = {}
         self._numbers: dict[str, int] = {}
@@ -26,7 +26,7 @@ class Tape:
 
     def __exit__(self, *_: object) -> None:
         with uninterrupted():
-            shutil.rmtree(self._folder)
+            self._scratch.remove()
 
     def _file(self, key: str, run: int) -> Path:
         number = self._numbers.setdefault(key, len(self._numbers))

@@ -119,7 +119,7 @@ def _times(shape: tuple[int | None, ...]) -> str:
 def _cast(dtype: np.dtype[np.generic], array: Array) -> Array:
     if array.dtype == dtype:
         return array
-    with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite, and refused as such
         return array.astype(dtype)
 
 

@@ -3,48 +3,16 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
-from onnxdecomp.errors import UsageError, first_line
-from onnxdecomp.ir import Array, is_external
+from onnxdecomp.errors import ModelError, UsageError, first_line
+from onnxdecomp.ir import MOST_OF_PROTOBUF, Array, is_external, read, read_file
 from onnxdecomp.runtime import Feeds, InputSpec, is_floating
-
-
-@contextmanager
-def open_arrays(path: Path, what: str = "samples") -> Iterator[Mapping[str, Callable[[], Array]]]:
-    """The arrays in an .npz file by name, or that of an .npy file under the name "", each read when called.
-
-    Raises:
-        UsageError: the file, or an array in it, cannot be read.
-    """
-    try:
-        with path.open("rb") as stream:
-            loaded = np.load(stream, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                yield {"": lambda: loaded}
-            else:
-                yield {name: partial(_array, loaded, name) for name in loaded.files}
-    except OSError as error:
-        raise UsageError(f"cannot read the {what} {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"cannot read the {what} {path}: no .npz or .npy file of numbers") from error
-
-
-def _array(loaded: Mapping[str, Any], name: str) -> Array:
-    array = loaded[name]
-    if not isinstance(array, np.ndarray):  # NumPy hands out the bytes of what is no array
-        raise ValueError(name)
-    return array
+from onnxdecomp.sampling.arrays import open_arrays
 
 
 def read_arrays(path: Path, specs: Sequence[InputSpec]) -> Feeds:
@@ -57,20 +25,19 @@ def read_arrays(path: Path, specs: Sequence[InputSpec]) -> Feeds:
         UsageError: the file cannot be read, or has no array for an input.
     """
     with open_arrays(path) as found:
-        missing = [spec.name for spec in specs if spec.name not in found]
-        wanted = found if missing else [spec.name for spec in specs]
-        arrays = {name: found[name]() for name in wanted}
-    if not missing:
-        return arrays
-    if len(specs) == 1:
-        takes_pictures = specs[0].shape is None or len(specs[0].shape) == 4
-        pictures = [array for array in arrays.values() if array.ndim == 4 and takes_pictures]
-        floats = [array for array in arrays.values() if is_floating(array.dtype)]
-        for candidates in (list(arrays.values()), pictures, floats):
-            if len(candidates) == 1:
-                return {specs[0].name: candidates[0]}
+        missing = [spec.name for spec in specs if spec.name not in found.names]
+        if not missing:
+            return {spec.name: found.read(spec.name) for spec in specs}
+        if len(specs) == 1:
+            outlines = {name: found.outline(name) for name in found.names}
+            takes_pictures = specs[0].shape is None or len(specs[0].shape) == 4
+            pictures = [name for name, each in outlines.items() if len(each.shape) == 4 and takes_pictures]
+            floats = [name for name, each in outlines.items() if is_floating(each.dtype)]
+            for candidates in (list(outlines), pictures, floats):
+                if len(candidates) == 1:
+                    return {specs[0].name: found.read(candidates[0])}
     raise UsageError(
-        f"{path} has no array for the input '{missing[0]}'; it has {', '.join(arrays) or 'none'}"
+        f"{path} has no array for the input '{missing[0]}'; it has {', '.join(found.names) or 'none'}"
     )
 
 
@@ -104,11 +71,11 @@ def read_test_set(folder: Path, specs: Sequence[InputSpec]) -> Feeds:
 
 def _read_tensor(path: Path) -> tuple[str, Array]:
     try:
-        tensor = TensorProto.FromString(path.read_bytes())
+        tensor = TensorProto.FromString(read_file(path, MOST_OF_PROTOBUF))
         if is_external(tensor):
             raise UsageError(f"cannot read the samples {path}: its data lie in another file")
-        return tensor.name, numpy_helper.to_array(tensor)
+        return tensor.name, read(tensor, path.parent)
     except OSError as error:
         raise UsageError(f"cannot read the samples {path}: {error.strerror or error}") from error
-    except (DecodeError, ValueError, TypeError, KeyError) as error:
+    except (DecodeError, ModelError) as error:
         raise UsageError(f"cannot read the samples {path}: no tensor ({first_line(error)})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,9 +139,12 @@ class ImageInput:
         """
         pillow = _pillow()
         upright = importlib.import_module("PIL.ImageOps").exif_transpose
-        # What Pillow's decoders raise on damaged files is anything.
+        # What Pillow's decoders raise on damaged files is anything; of too many pixels it warns.
         try:
-            with pillow.open(path) as opened:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pillow.DecompressionBombWarning)
+                opened = pillow.open(path)
+            with opened:
                 image = upright(opened)
                 if image.mode[0] in "IF":
                     raise ValueError("more than 8 bits per channel; save it with 8")

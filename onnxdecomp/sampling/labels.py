@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from onnxdecomp.arguments import verified
 from onnxdecomp.errors import UsageError
-from onnxdecomp.ir import Array
-from onnxdecomp.sampling.files import open_arrays
+from onnxdecomp.ir import MOST_OF_TEXT, Array, read_file
+from onnxdecomp.sampling.arrays import open_arrays
 from onnxdecomp.sampling.samples import Opened, Samples
 
 Labels = NDArray[np.int64]
@@ -48,7 +49,7 @@ def read_labels(labels: LabelsLike, samples: Opened) -> Labels:
         return _of_array(_named(path, key, spec), spec, samples)
     if path.suffix.lower() == ".npy":
         with open_arrays(path, "labels") as arrays:
-            array = arrays[""]() if "" in arrays else np.empty(0)
+            array = arrays.read("") if "" in arrays.names else np.empty(0)
         return _of_array(array, spec, samples)
     if path.suffix.lower() == ".npz":
         raise UsageError(f"`labels` {spec}: name the array too, as in {spec}:y")
@@ -77,11 +78,11 @@ def _parted(spec: str) -> tuple[Path, str | None]:
 
 def _named(path: Path, key: str, spec: str) -> Array:
     with open_arrays(path, "labels") as arrays:
-        if key not in arrays:
+        if key not in arrays.names:
             raise UsageError(
-                f"`labels` {spec}: {path} has no array '{key}'; it has {', '.join(arrays) or 'none'}"
+                f"`labels` {spec}: {path} has no array '{key}'; it has {', '.join(arrays.names) or 'none'}"
             )
-        return arrays[key]()
+        return arrays.read(key)
 
 
 def _of_array(array: Array, spec: str, samples: Samples) -> Labels:
@@ -109,8 +110,8 @@ def _of_table(path: Path, samples: Samples) -> Labels:
 def _classes(path: Path, files: set[str]) -> dict[str, int]:
     """The class by file name; a first row that names no file of the samples and no class is a header."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [row for row in csv.reader(stream) if row]
+        text = read_file(path, MOST_OF_TEXT).decode("utf-8-sig")
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except OSError as error:
         raise UsageError(f"cannot read the labels {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -121,8 +122,8 @@ def _classes(path: Path, files: set[str]) -> dict[str, int]:
         try:
             if len(row) != 2:
                 raise ValueError
-            label = int(row[1])
-        except ValueError as error:
+            label = np.int64(int(row[1])).item()
+        except (ValueError, OverflowError) as error:
             if number == 1 and name not in files:
                 continue
             raise UsageError(

@@ -115,6 +115,9 @@ def _array_block(
     bundle: Bundle, specs: Sequence[InputSpec], preprocessing: Preprocessing | None, whole: frozenset[str]
 ) -> Block:
     rows = _rows(bundle, specs, whole)
+    for name, array in bundle.arrays.items():
+        if rows and not array.size:
+            raise UsageError(f"{bundle.name}: input '{name}' has no values in {rows:,} samples")
     inputs = [
         (
             spec,

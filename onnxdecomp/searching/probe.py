@@ -25,6 +25,7 @@ from onnxdecomp.fitting import (
     blocks,
     fit_low_rank,
     flattened,
+    require_sight,
     shifts_of,
     start,
 )
@@ -101,6 +102,7 @@ def output_losses(
 
     Raises:
         RunError: ONNX Runtime does not run the model, or the backend set by `joblib.parallel_config` failed.
+        UsageError: the samples say nothing of any unit.
     """
     losses = []
     # Workers first: their processes may be copies of this one, which has neither threads nor sessions yet.
@@ -114,6 +116,7 @@ def output_losses(
                 if isinstance(prepared, str)
                 else _probe(unit, prepared, calibration, workers)
             )
+    require_sight("samples", [each.note for each in losses])
     return losses
 
 

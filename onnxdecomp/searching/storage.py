@@ -73,9 +73,13 @@ def require_existing(line: str) -> None:
         StorageError: there is no such file.
     """
     path = storage_file(line)
-    if path is not None and not path.is_file():
+    try:
+        if path is None or path.is_file():
+            return
         what = "this is a folder" if path.is_dir() else "no such file"
-        raise StorageError(f"`storage` {_shown(line)}: {what}")
+    except OSError as error:  # a name that no file can have
+        raise StorageError(f"`storage` {_shown(line)}: {error.strerror}") from error
+    raise StorageError(f"`storage` {_shown(line)}: {what}")
 
 
 def storage_file(line: str) -> Path | None:

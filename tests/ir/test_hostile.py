@@ -183,7 +183,7 @@ SENSELESS = {
             "odd (float[1,16,8,8] x) => (float[1,32,8,8] y) { y = l.f (x) } "
             '<opset_import: ["" : 17, "l" : 1], domain: "l"> f (a) => (c) { c = l.f (a) }'
         ),
-        "no Conv",
+        "circle",
     ),
 }
 
@@ -347,7 +347,7 @@ def test_what_a_search_lives_on_is_no_place_for_its_output(
 def test_an_output_that_cannot_be_is_refused(cli: Cli, small: Path, output: str) -> None:
     Path("folder").mkdir()
     with untouched(small.parent):
-        assert output in cli("rewrite", "in.onnx", output, *RANK).refusal()
+        assert output[:100] in cli("rewrite", "in.onnx", output, *RANK).refusal()
 
 
 @pytest.mark.parametrize(
