@@ -77,11 +77,13 @@ def observe_sizes(found: Survey, feeds: Feeds) -> Survey:
         feeds: one set of inputs.
 
     Raises:
-        RunError: ONNX Runtime does not run the model up to any of them, though it has all its operators.
+        RunError: some are in the main graph, and ONNX Runtime does not run it up to any of them, though it
+            has all its operators.
         MissingExtraError: it is not installed.
     """
     seen, problem = _observed(found, feeds)
-    nothing = len(_dark(seen)) == len(_dark(found))
+    left = _dark(seen)
+    nothing = len(left) == len(_dark(found)) and not all(anchor.scope.path for anchor in left)
     if problem is not None and nothing and not Flow.of(found.model.proto).strangers:
         raise problem
     return seen
@@ -109,6 +111,8 @@ def _observed(found: Survey, feeds: Feeds) -> tuple[Survey, RunError | None]:
             for anchor in anchors
             if anchor.node.input[0] in shapes and anchor.node.output[0] in shapes
         }
+    if not sized:
+        return found, problem
     anchors = [sized.get(anchor.site.name, anchor) for anchor in found.anchors]
     return dataclasses.replace(found, anchors=tuple(anchors)), problem
 

@@ -329,6 +329,10 @@ def test_one_sample_is_too_few() -> None:
 def test_constant_inputs(name: str, value: float) -> None:
     case = CASES[name]
     x = np.full((6, *case.input), value, np.float32)
+    if value == 0 or name in ("svd", "gemm", "batch norm"):  # not even a border of zeros to see
+        with pytest.raises(UsageError, match="sees nothing on these samples"):
+            result(case.model, [{"x": x}], case.plan)
+        return
     fitted = result(case.model, [{"x": x}], case.plan)
     assert_finite(fitted.model)
     fit = only_fit(fitted)

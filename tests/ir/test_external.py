@@ -458,10 +458,10 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, large: Large, numbe
     Path("out").mkdir()
     with untouched(tmp_path):
         # The data are written, the model is not yet.
-        words = beginning(arguments(large.source), AT_STEP.format(event="open", number=2, then=HALT))
+        words = beginning(arguments(large.source), AT_STEP.format(event="open", number=3, then=HALT))
         with subprocess.Popen(words, **dict.fromkeys(PIPES, subprocess.PIPE), text=True) as process:
             assert process.stdout is not None and "halt\n" in process.stdout
-            assert [path.name for path in Path("out").glob(".out.onnx.*/*")] == ["out.onnx.data"]
+            assert [path.name for path in Path("out").glob(".out.onnx.*/[!.]*")] == ["out.onnx.data"]
             process.send_signal(number)
             _, shown = process.communicate()
         Outcome(process.returncode, "", shown).refusal(128 + number)

@@ -16,6 +16,7 @@ from conftest import Cli, save, small_model
 
 from onnxdecomp.errors import RunError, StoppedError, UsageError
 from onnxdecomp.ir import load
+from onnxdecomp.ir import model as ir_model
 from onnxdecomp.progress import Progress, ProgressEvent
 from onnxdecomp.runtime import PROVIDERS
 from onnxdecomp.sampling import open_samples
@@ -169,17 +170,17 @@ def test_a_model_that_does_not_run_ends_it(small: Path, monkeypatch: pytest.Monk
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Files that are read as models, in order."""
     found: list[Path] = []
-    read_bytes, onnx_load = Path.read_bytes, onnx.load
+    read_file, onnx_load = ir_model.read_file, onnx.load
 
-    def reading(path: Path) -> bytes:
+    def reading(path: Path, most: int) -> bytes:
         found.append(path)
-        return read_bytes(path)
+        return read_file(path, most)
 
     def loading(path: Any, *arguments: Any, **options: Any) -> onnx.ModelProto:
         found.append(Path(path))
         return onnx_load(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", reading)
+    monkeypatch.setattr(ir_model, "read_file", reading)
     monkeypatch.setattr(onnx, "load", loading)
     return found
 
