@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxdecomp.comparing import Tally
 from onnxdecomp.progress import Progress, silent
 from onnxdecomp.tuning.crew import crew
 from onnxdecomp.tuning.descent import Course, Descent, HeldOut, descend
@@ -17,8 +20,11 @@ from onnxdecomp.tuning.options import Tuning
 from onnxdecomp.tuning.program import Program
 from onnxdecomp.tuning.sharing import gathered
 
-# The highest rate, as a part of a tensor's root mean square: with few samples, and with many.
-_RATE, _RATE_OF_MANY, _MANY = 1e-2, 2e-2, 1000
+# The highest rate, as a part of a tensor's root mean square and of how far what is watched is from the
+# teacher's: steps that are not small beside that only add to it. With few samples, and with many.
+_RATE, _RATE_OF_MANY, _MANY = 0.025, 0.05, 1000
+# Beyond that distance it grows no more.
+_FARTHEST = 0.4
 
 
 def train(program: Program, task: Task, feeding: Feeding, how: Tuning, progress: Progress) -> Descent:
@@ -34,13 +40,9 @@ def train(program: Program, task: Task, feeding: Feeding, how: Tuning, progress:
     teacher = task.teacher
     scores = teacher.scores[0] if feeding.labels is not None and teacher.scores is not None else None
     objective = Objective(variances=teacher.variances, scores=scores)
-    course = Course(
-        rate=_RATE_OF_MANY if len(feeding.samples) >= _MANY else _RATE,
-        steps=how.steps,
-        began=task.began,
-        seconds=how.time_limit,
-    )
     watched = _watched(program, task.landmarks)
+    rate = _highest_rate([task.before.tallies[name] for name in watched], len(feeding.samples))
+    course = Course(rate=rate, steps=how.steps, began=task.began, seconds=how.time_limit)
     with gathered(program.device) as group, crew(program, teacher.runner, objective) as workers:
         own = teacher.held_out[group.rank :: group.size]
         answers = teacher.answers(own, (*watched, *program.fed))
@@ -53,6 +55,11 @@ def train(program: Program, task: Task, feeding: Feeding, how: Tuning, progress:
             checkpoint=_checkpoint(program, feeding, teacher.variances, how),
             progress=silent if group.rank else progress,
         )
+
+
+def _highest_rate(watched: Sequence[Tally], samples: int) -> float:
+    distance = math.sqrt(sum(tally.share for tally in watched) / len(watched))
+    return (_RATE_OF_MANY if samples >= _MANY else _RATE) * min(distance, _FARTHEST)
 
 
 def _watched(program: Program, landmarks: Landmarks) -> tuple[str, ...]:

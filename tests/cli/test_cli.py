@@ -162,7 +162,7 @@ def test_a_terminal_of_80_columns_hides_nothing(
         assert "…" not in shown and all(name in shown for name in ("stem", "body", "split", "depth"))
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=pytest.mark.heavy)])
 def test_a_terminal_without_these_characters_gets_others(kinds: Path, encoding: str) -> None:
     """Windows sends redirected output through a code page that has no arrow."""
     done = subprocess.run(

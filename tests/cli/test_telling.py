@@ -164,7 +164,9 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("plain", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize(
+    "plain", [{"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.heavy)]
+)
 def test_where_no_codes_are_wanted_none_come(small: Path, plain: dict[str, str]) -> None:
     words = command("rewrite", small, "out.onnx", *RANK)
     bare = on_terminal(words, **plain)

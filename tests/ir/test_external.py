@@ -379,7 +379,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Large]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("older", [pytest.param(False, marks=pytest.mark.heavy), True])
 def test_a_kill_leaves_the_whole_output_or_none(large: Large, older: bool) -> None:
     """Killed at moments spread over the writing, the last of them as the files move into place."""
     before = tree(large.source.parent) if older else {}

@@ -212,7 +212,7 @@ def test_what_evaluation_raises_is_raised() -> None:
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("after", [1, pytest.param(3, marks=pytest.mark.heavy)])
 def test_a_killed_study_resumes(tmp_path: Path, storage: str, after: int) -> None:
     line = storage.format(tmp_path)
     with process(line, 50) as killed:

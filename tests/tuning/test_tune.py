@@ -115,6 +115,27 @@ def test_disturbed_factors_of_full_rank_find_back_to_the_original() -> None:
     assert nets.farthest(wanted, after) < nets.farthest(wanted, before) / 8
 
 
+@pytest.mark.parametrize(("by", "many"), [(0.01, False), (0.003, False), (0.003, True), (3.0, False)])
+def test_steps_are_small_beside_what_they_are_to_make_small(
+    by: float, many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a part of each tensor's size, up to a hundredth, or two with many samples."""
+    rates = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        rates.append(arguments[3].rate)
+        return descent.descend(*arguments, **options)
+
+    monkeypatch.setattr(training, "descend", watched)
+    if many:
+        monkeypatch.setattr(training, "_MANY", 32)
+    original = net()
+    start = disturbed(chained(original, nets.FULL_RANK), by)
+    result = tune(original, start, IMAGES, tuning=Tuning(steps=1, batch=16))
+    before = result.outputs[0].before
+    assert before is not None and rates == [pytest.approx((0.05 if many else 0.025) * min(before, 0.4))]
+
+
 def test_a_fit_is_improved_and_the_report_says_where() -> None:
     original = net()
     fitted = chained(original, data=onnxdecomp.open_samples(IMAGES, original))
