@@ -29,4 +29,5 @@ from .spectra import PARTS as PARTS
 from .spectra import RULES as RULES
 from .spectra import SiteSpectra as SiteSpectra
 from .units import Unit as Unit
+from .units import chain_key as chain_key
 from .units import find_units as find_units

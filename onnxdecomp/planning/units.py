@@ -64,7 +64,11 @@ def find_units(anchors: Iterable[Anchor], choices: Mapping[str, tuple[Choice, ..
     for anchor in anchors:
         own = choices.get(anchor.site.name)
         if own and anchor.weight is not None:
-            fold = anchor.batchnorm.key if anchor.batchnorm is not None else None
-            key = (anchor.weight.key, fold, own[0], anchor.site.groups, anchor.transposed)
-            found.setdefault(key, []).append(anchor)
+            found.setdefault((chain_key(anchor), own[0]), []).append(anchor)
     return [Unit(anchors=tuple(own), choices=choices[own[0].site.name]) for own in found.values()]
+
+
+def chain_key(anchor: Anchor) -> tuple[object, ...]:
+    """What sites that are decomposed alike have in common where they share the factors."""
+    fold = anchor.batchnorm.key if anchor.batchnorm is not None else None
+    return anchor.constant.key, fold, anchor.site.groups, anchor.transposed

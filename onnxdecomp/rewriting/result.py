@@ -16,7 +16,7 @@ from onnxdecomp.comparing import Check, Quality
 from onnxdecomp.errors import StoppedError
 from onnxdecomp.fitting import Errors, Factors, Fit
 from onnxdecomp.ir import Model, Site, Survey, staged
-from onnxdecomp.planning import Choice, Plan, chain_macs, chain_params
+from onnxdecomp.planning import Choice, Plan, chain_key, chain_macs, chain_params
 from onnxdecomp.tuning import TuneResult
 
 
@@ -189,13 +189,13 @@ def report_of(site: Site, decision: Choice | str, outcome: Factors | None) -> Si
 
 
 def totals_of(found: Survey, reports: Sequence[SiteReport], rewritten: Model) -> Totals:
-    """Sums over all sites, a weight that several share counted once; None where one is not known."""
+    """Sums over all sites, what several share counted once; None where one is not known."""
     before: dict[object, int | None] = {}
     after: dict[object, int | None] = {}
     for anchor, report in zip(found.anchors, reports, strict=True):
         key = anchor.weight.key if anchor.weight is not None else anchor.site.name
         before[key] = report.site.params
-        after[key, report.choice] = report.after[0]
+        after[key if report.choice is None else (chain_key(anchor), report.choice)] = report.after[0]
     return Totals(
         params=(_sum(before.values()), _sum(after.values())),
         macs=(_sum(r.site.macs for r in reports), _sum(r.after[1] for r in reports)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -31,8 +32,13 @@ _NODE_BYTES = 250  # of a node and its tensors' names in a file, roughly
 def counted(units: Sequence[Unit], what: str) -> list[Figures]:
     """Costs that follow from shapes: "macs", "params" or "size" (bytes)."""
     count = {"macs": _macs, "params": _params, "size": _bytes}[what]
+    # A weight that several units read, as a Conv and a ConvTranspose, goes when all of them are decomposed.
+    readers = Counter(unit.weight.key for unit in units) if what != "macs" else Counter[object]()
     return [
-        Figures(kept=count(unit, None), choices=tuple(count(unit, choice) for choice in unit.choices))
+        Figures(
+            kept=count(unit, None) / (readers[unit.weight.key] or 1),
+            choices=tuple(count(unit, choice) for choice in unit.choices),
+        )
         for unit in units
     ]
 

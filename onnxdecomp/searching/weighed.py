@@ -69,10 +69,15 @@ class Weighed:
 
     def shares(self, plan: Plan) -> dict[str, float]:
         """What a plan leaves of the multiply-accumulates and parameters of all Convs."""
-        shares = {}
+        shares, options = {}, self.options_of(plan)
+        # A weight stays as long as one of its readers is kept.
+        staying = {unit.weight.key for unit, i in zip(self.units, options, strict=True) if i is None}
         for kind, priced in self.counts.items():
-            pairs = zip(priced, self.options_of(plan), strict=True)
-            saved = sum(own.kept - own.choices[i] for own, i in pairs if i is not None)
+            saved = 0.0
+            for unit, own, i in zip(self.units, priced, options, strict=True):
+                if i is not None:
+                    stays = kind == "params" and unit.weight.key in staying
+                    saved += (0.0 if stays else own.kept) - own.choices[i]
             shares[kind] = 1 - saved / (self.totals[kind] or 1.0)
         return shares
 

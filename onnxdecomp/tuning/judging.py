@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from onnxdecomp.tuning.descent import Descent
 
 
+# Outputs of fewer samples than this can come nearer by chance: then what is inside must have, too.
+_SURE = 16
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Task:
     """What is to be tuned, to what.
@@ -53,6 +57,8 @@ def judged(task: Task, descent: Descent | None, notes: Sequence[str]) -> TuneRes
         with opened(tuned, names) as runner:
             after = task.teacher.distances(runner, task.landmarks)
     improved = _error(task, after) < _error(task, task.before)
+    if task.samples[1] < _SURE:
+        improved = improved and _error_inside(task, after) <= _error_inside(task, task.before)
     return TuneResult(
         tuned=tuned if improved else task.rewritten,
         improved=improved,
@@ -65,7 +71,7 @@ def judged(task: Task, descent: Descent | None, notes: Sequence[str]) -> TuneRes
         steps=descent.steps if descent is not None else 0,
         seconds=time.monotonic() - task.began,
         curve=descent.curve if descent is not None else (),
-        notes=(*notes, *_said(descent)),
+        notes=(*notes, *_said(task, descent)),
         sources=frozenset(task.original.files() | task.rewritten.files()),
         interrupted=descent.interrupted if descent is not None else None,
     )
@@ -74,6 +80,11 @@ def judged(task: Task, descent: Descent | None, notes: Sequence[str]) -> TuneRes
 def _error(task: Task, found: Distances) -> float:
     """The squared error of what is judged, each as a part of its own size."""
     return sum(found.tallies[name].share for name in task.landmarks.judged)
+
+
+def _error_inside(task: Task, found: Distances) -> float:
+    """The same of the landmarks inside."""
+    return sum(found.tallies[name].share for name in task.landmarks.inner)
 
 
 def _gap(name: str, before: Distances, after: Distances) -> Gap:
@@ -96,11 +107,12 @@ def _accuracy(
     return None if original is None or before is None or after is None else (original, before, after)
 
 
-def _said(descent: Descent | None) -> list[str]:
+def _said(task: Task, descent: Descent | None) -> list[str]:
     """What else is to be said of a descent."""
     if descent is None:
         return []
+    few = f"{task.samples[1]} held out say little of others: give some hundred samples"
     if not descent.steps and descent.interrupted is None:
         return ["no step was made: give a longer `time_limit`, or fewer samples"]
     again = "the error grew out of bounds: it went on from the best state at a tenth of the rate"
-    return [again] if descent.restarted else []
+    return ([again] if descent.restarted else []) + ([few] if task.samples[1] < _SURE else [])

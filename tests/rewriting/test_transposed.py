@@ -246,6 +246,11 @@ def test_full_rank_is_the_conv_transpose_within_the_rounding_of_its_type(dtype: 
     assert len(rewritten.graph.node) == 3 and nets.farthest(expected, found) <= most
 
 
+def stored(model: ModelProto) -> int:
+    """Numbers in a model's initialisers."""
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
+
+
 def test_a_weight_that_a_conv_and_a_conv_transpose_share_becomes_a_chain_of_each() -> None:
     """Tied, as in an autoencoder: for one its first mode is the output, for the other the input."""
     text = """m (float[1,8,6,6] x) => (float[1,8,6,6] y) {
@@ -253,9 +258,14 @@ def test_a_weight_that_a_conv_and_a_conv_transpose_share_becomes_a_chain_of_each
       [up] y = ConvTranspose <pads=[1,1,1,1]> (a, w)
     }"""
     model, x = nets.model(text, w=nets.weight(16, 8, 3, 3)), nets.signal(1, 8, 6, 6)
-    rewritten = rewrite(model, nets.FULL_RANK, policy=nets.ANYTHING).model
+    result = rewrite(model, nets.FULL_RANK, policy=nets.ANYTHING)
+    rewritten = result.model
     nets.assert_nothing_lost(model, rewritten)
     assert len(rewritten.graph.initializer) == len(rewritten.graph.node) == 6
+    assert result.totals.params == (stored(model), stored(rewritten))
+    # As long as one of the two is kept, so is the weight.
+    half = rewrite(model, nets.FULL_RANK, policy=nets.ANYTHING, only="up")
+    assert half.totals.params == (stored(model), stored(half.model))
     assert nets.farthest(nets.run(model, x=x), nets.run(rewritten, x=x)) <= 2e-4
 
 

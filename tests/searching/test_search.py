@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -472,3 +473,17 @@ def test_a_model_without_sites(tmp_path: Path, cli: Cli) -> None:
     model = save(proto, tmp_path / "in.onnx")
     with untouched(tmp_path):
         assert "nothing to decompose" in cli("search", model, tmp_path / "o.onnx", "--macs", 0.5).refusal(3)
+
+
+def test_what_is_left_is_what_is_stored_where_a_weight_has_readers_of_two_kinds() -> None:
+    """Tied, as in an autoencoder: a Conv and a ConvTranspose have a chain each, and share nothing then."""
+    text = """m (float[1,16,8,8] x) => (float[1,16,8,8] y) {
+      [down] a = Conv <pads=[1,1,1,1]> (x, w)
+      [up] y = ConvTranspose <pads=[1,1,1,1]> (a, w)
+    }"""
+    proto = nets.model(text, w=nets.weight(32, 16, 3, 3))
+    found = search(proto, Goal("params", 0.6), policy=Policy(align=1, min_channels=2), cost="macs")
+    assert found.met and found.best is not None
+    (before,), after = proto.graph.initializer, found.rewritten().model.graph.initializer
+    stored = sum(math.prod(tensor.dims) for tensor in after) / math.prod(before.dims)
+    assert found.best.shares["params"] == pytest.approx(stored) and stored <= 0.6

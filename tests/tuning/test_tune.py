@@ -23,7 +23,7 @@ import torch
 import onnxdecomp
 from onnxdecomp import ProgressEvent, StoppedError, Tuning, UsageError, tune
 from onnxdecomp.ir import Model, load
-from onnxdecomp.tuning import descent, feeding, training
+from onnxdecomp.tuning import descent, feeding, judging, training
 from onnxdecomp.tuning.landmarks import find_landmarks
 from onnxdecomp.tuning.operators import table
 from onnxdecomp.tuning.trained import find_trained
@@ -134,6 +134,18 @@ def test_steps_are_small_beside_what_they_are_to_make_small(
     result = tune(original, start, IMAGES, tuning=Tuning(steps=1, batch=16))
     before = result.outputs[0].before
     assert before is not None and rates == [pytest.approx((0.05 if many else 0.025) * min(before, 0.4))]
+
+
+def test_few_samples_held_out_must_be_nearer_inside_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = net()
+    start = disturbed(chained(original, nets.FULL_RANK), 0.1)
+    how = Tuning(steps=20, batch=16)
+    result = tune(original, start, IMAGES[:20], tuning=how)
+    assert result.samples[1] == 10 and result.improved
+    assert result.notes == ("10 held out say little of others: give some hundred samples",)
+    monkeypatch.setattr(judging, "_error_inside", lambda task, found: float(found is not task.before))
+    assert not tune(original, start, IMAGES[:20], tuning=how).improved
+    assert tune(original, start, IMAGES, tuning=how).improved
 
 
 def test_a_fit_is_improved_and_the_report_says_where() -> None:
