@@ -323,6 +323,14 @@ def _rest(
 # -----------
 
 
+# Files of the corpus that have sites; the largest is left to the heavy tests.
+CORPUS = [
+    pytest.param(name, marks=pytest.mark.heavy) if name == "anime_or_not_resnet18" else name
+    for name in models.names()
+    if name != "effwordnet_resnet50arc_qint8"
+]
+
+
 @functools.cache
 def corpus_path(name: str) -> Path:
     """Where the corpus file `name` is; the test is skipped if it cannot be had."""

@@ -93,6 +93,7 @@ def test_a_network_is_measured_in_every_setting_and_nothing_of_a_cpu_is_recorded
     assert not list((unwritten / "out").iterdir())
 
 
+@pytest.mark.heavy
 def test_an_exported_network_has_an_open_batch_before_and_after(tmp_path: Path) -> None:
     try:
         found = gpu.make_pair("vgg16_cifar10", "0.25", tmp_path)

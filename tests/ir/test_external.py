@@ -477,7 +477,7 @@ onnxdecomp.cli.main()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
-@pytest.mark.parametrize("rank", ["0.25", "plan"])
+@pytest.mark.parametrize("rank", ["0.25", pytest.param("plan", marks=pytest.mark.heavy)])
 def test_memory_does_not_grow_with_the_model(tmp_path: Path, rank: str) -> None:
     """600 MB of external data, and 16 MB at a time to copy them by."""
     bulky(tmp_path / "in.onnx", 600, 1)

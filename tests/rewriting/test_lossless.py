@@ -11,7 +11,6 @@ import pytest
 from nets import rewrite
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
-import models
 from onnxdecomp import Choice, Plan, Ranks, Result
 
 X = nets.signal(1, 4, 8, 8)
@@ -42,7 +41,7 @@ def proven(
 # ----------
 
 
-@pytest.mark.parametrize("name", [n for n in models.names() if n != "effwordnet_resnet50arc_qint8"])
+@pytest.mark.parametrize("name", nets.CORPUS)
 def test_nothing_of_a_real_file_is_lost(name: str) -> None:
     original = onnx.load(nets.corpus_path(name))
     untouched = original.SerializeToString()

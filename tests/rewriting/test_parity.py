@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from nets import rewrite
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-import models
 from onnxdecomp import Choice, NothingSelectedError, Plan, Ranks, find_sites
 
 PARITY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
@@ -206,7 +205,7 @@ def test_at_any_rank_a_chain_is_the_conv_its_factors_compose_to(
 # -----------
 
 
-@pytest.mark.parametrize("name", [n for n in models.names() if n != "effwordnet_resnet50arc_qint8"])
+@pytest.mark.parametrize("name", nets.CORPUS)
 def test_full_rank_is_the_real_model(name: str) -> None:
     path = nets.corpus_path(name)
     # CenterFace lists its weights as inputs that callers may override.

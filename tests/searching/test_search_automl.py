@@ -181,7 +181,9 @@ def test_a_poor_trial_ends_before_all_samples_are_seen(
     assert steps == [0]
 
 
-@pytest.mark.parametrize("goal", [("--speedup", 1.6), ("--max-error", 0.15)])
+@pytest.mark.parametrize(
+    "goal", [("--speedup", 1.6), pytest.param(("--max-error", 0.15), marks=pytest.mark.heavy)]
+)
 def test_a_search_goes_on_with_trials_and_resumes(
     goal: tuple[str, float], model: Path, data: Path, tmp_path: Path, cli: Cli, clock: Any
 ) -> None:

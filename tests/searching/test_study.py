@@ -467,6 +467,7 @@ def await_a_heartbeat(path: Path) -> None:
             time.sleep(0.02)
 
 
+@pytest.mark.heavy
 def test_a_worker_that_slept_too_long_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storages, "_HEARTBEAT_S", 1)
     monkeypatch.setattr(storages, "_GRACE_S", 2)
