@@ -56,9 +56,10 @@ def judged(task: Task, descent: Descent | None, notes: Sequence[str]) -> TuneRes
         tuned = with_values(task.rewritten, descent.best)
         with opened(tuned, names) as runner:
             after = task.teacher.distances(runner, task.landmarks)
-    improved = _error(task, after) < _error(task, task.before)
+    ends, inner = task.landmarks.judged, task.landmarks.inner
+    improved = _error(after, ends) < _error(task.before, ends)
     if task.samples[1] < _SURE:
-        improved = improved and _error_inside(task, after) <= _error_inside(task, task.before)
+        improved = improved and _error(after, inner) <= _error(task.before, inner)
     return TuneResult(
         tuned=tuned if improved else task.rewritten,
         improved=improved,
@@ -77,14 +78,9 @@ def judged(task: Task, descent: Descent | None, notes: Sequence[str]) -> TuneRes
     )
 
 
-def _error(task: Task, found: Distances) -> float:
-    """The squared error of what is judged, each as a part of its own size."""
-    return sum(found.tallies[name].share for name in task.landmarks.judged)
-
-
-def _error_inside(task: Task, found: Distances) -> float:
-    """The same of the landmarks inside."""
-    return sum(found.tallies[name].share for name in task.landmarks.inner)
+def _error(found: Distances, names: Sequence[str]) -> float:
+    """The squared error of some landmarks, each as a part of its own size."""
+    return sum(found.tallies[name].share for name in names)
 
 
 def _gap(name: str, before: Distances, after: Distances) -> Gap:
